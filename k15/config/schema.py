@@ -1,0 +1,222 @@
+"""Every setting of a run, typed. `conf/*.yaml` holds the values; Hydra merges both. Torch-free.
+
+Units are in the names (`_s` seconds, `_tokens` tokens). Rules that join several settings are in `check.py`.
+Fields that are MISSING ("???") have no sensible default and must be given.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class TinyModelConfig:
+    """Shape of the model that k15 makes itself when `model.path` is null (Qwen2 layout)."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 352
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    rope_theta: float = 10000.0
+    tie_embeddings: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """`path`: a Hugging Face folder (config.json, safetensors, tokenizer). null: make the tiny model and warm it up."""
+
+    path: str | None = None
+    dtype: str = "float32"
+    max_context_tokens: int = 192
+    chat: bool = False  # apply the folder's chat template to prompts
+    tiny: TinyModelConfig = field(default_factory=TinyModelConfig)
+
+
+@dataclass
+class DataConfig:
+    """`kind` arithmetic: generated problems; jsonl: `path` with `prompt`, `answer` and optional `domain`, `difficulty`, `id`."""
+
+    kind: str = "arithmetic"
+    path: str | None = None
+    eval_path: str | None = None
+    eval_fraction: float = 0.1  # held out from `path` when eval_path is null
+    on_bad_row: str = "error"  # error | skip
+    train_size: int = 4096  # generated problems (arithmetic)
+    eval_size: int = 512
+    families: list[str] = field(default_factory=list)  # empty: all
+
+
+@dataclass
+class WarmupConfig:
+    """Supervised fine-tuning on generated solutions before RL (report 2.2, 2.5.2); only for the tiny model."""
+
+    steps: int = 500
+    batch_size: int = 48
+    lr: float = 2e-3
+    min_lr: float = 2e-4
+    guess_fraction: float = 0.6  # answered at once
+    slip_fraction: float = 0.1  # worked in steps, with a slip that is noticed and corrected
+
+
+@dataclass
+class AlgoConfig:
+    """Policy optimisation (report 2.3.2). `loss` pmd: squared sequence log-ratio; rest: fit correct samples only."""
+
+    loss: str = "pmd"
+    tau: float = 0.1
+    baseline: str = "mean"  # mean | log_partition | leave_one_out
+    iterations: int = 30
+    prompts_per_iteration: int = 64
+    samples_per_prompt: int = 8
+    minibatches: int = 1  # optimizer steps an iteration
+    micro_batch_tokens: int = 4096  # packed tokens a micro-batch, at most
+    train_old_segments: bool = True  # false: only the newest segment counts in the loss
+    normalise_log_ratio_by_length: bool = False  # a deviation from the report, named as one
+    kernels: str = "auto"  # auto | triton | torch
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+    reset_optimizer: bool = True  # the report resets it at every iteration
+
+
+@dataclass
+class RepetitionConfig:
+    """A response ends when its tail is `min_repeats` copies of a pattern of at most `max_period` tokens (report 2.6.2)."""
+
+    enabled: bool = True
+    min_period: int = 1
+    max_period: int = 16
+    min_repeats: int = 4
+
+
+@dataclass
+class RolloutConfig:
+    """Sampling on vLLM. `budget_tokens` bounds what one trajectory may add in one iteration (partial rollouts, 2.6.2)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_response_tokens: int = 96
+    budget_tokens: int = 64
+    engines_per_node: int = 1
+    tensor_parallel: int = 1
+    max_concurrent: int = 64  # sequences an engine runs at once
+    kv_cache_bytes: int = 268435456
+    gpu_memory_utilization: float = 0.6
+    block_size: int = 32
+    update: str = "in_place"  # in_place | restart
+    request_timeout_s: float = 300.0
+    max_retries: int = 3
+    canary_tolerance: float = 1e-3  # mean |engine - trainer| log-prob on the canary text
+    repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
+
+
+@dataclass
+class LengthRewardConfig:
+    """Report 2.3.3: weight 0 for `warmup_iterations`, then constant."""
+
+    weight: float = 0.0
+    warmup_iterations: int = 10
+
+
+@dataclass
+class RewardConfig:
+    correct: float = 1.0
+    repetition_penalty: float = 0.1  # subtracted when a response was stopped on a repetition
+    length: LengthRewardConfig = field(default_factory=LengthRewardConfig)
+    custom: str | None = None  # "package.module:function"
+    timeout_s: float = 5.0
+    workers: int = 1
+
+
+@dataclass
+class SamplerConfig:
+    """Report 2.3.4. `kind`: uniform | curriculum | prioritised."""
+
+    kind: str = "prioritised"
+    warmup_iterations: int = 10  # curriculum: all prompts first, then hard ones only
+    hard_pass_rate: float = 0.5  # a prompt is hard while its tracked success rate is at most this
+    prior_successes: float = 0.5  # smoothing of s_i for rarely seen prompts (Beta prior)
+    prior_trials: float = 1.0
+    decay: float = 0.9  # weight of older results at each new one
+
+
+@dataclass
+class ParallelConfig:
+    """Trainer layout over all nodes. Data parallel size = ranks / (tensor * pipeline * context)."""
+
+    ranks_per_node: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
+    context: int = 1
+    sequence_parallel: bool = False
+    distributed_optimizer: bool = True
+    recompute: bool = False
+
+
+@dataclass
+class ClusterConfig:
+    """How the job is submitted. `kind` auto: Slurm where `sinfo` answers, else local."""
+
+    kind: str = "auto"  # auto | slurm | local
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    cpus_per_task: int = 1
+    mem_gb: float | None = None
+    time_min: int = 60
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    signal_before_s: int = 120
+    requeue: bool = True
+    setup: list[str] = field(default_factory=list)  # shell lines run before the job body
+    device: str = "auto"  # auto | cpu | cuda
+
+
+@dataclass
+class EvalConfig:
+    """Held-out accuracy: greedy (temperature 0) and sampled (temperature of rollout), at start, every `every`, and end."""
+
+    every: int = 5
+    size: int = 512
+    samples: int = 1
+
+
+@dataclass
+class SaveConfig:
+    every: int = 5  # iterations between checkpoints
+    keep: int = 2
+    export_hf: bool = True
+
+
+@dataclass
+class LogConfig:
+    tensorboard: bool = True
+    wandb_project: str | None = None
+    rollouts: bool = True  # write rollouts/*.jsonl.zst
+
+
+@dataclass
+class RunConfig:
+    """The whole of `k15 rl`."""
+
+    name: str = "rl"
+    run_dir: str = MISSING
+    seed: int = 0
+    dry_run: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    log: LogConfig = field(default_factory=LogConfig)

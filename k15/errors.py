@@ -1,0 +1,40 @@
+"""The exceptions k15 raises for users. Invariants use `assert`; everything a user can cause is one of these."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class K15Error(Exception):
+    """Base of all errors that k15 raises on purpose; the command line prints them without a traceback."""
+
+
+class ConfigError(K15Error, ValueError):
+    """A setting is wrong. The message says the value, the rule, the remedy and the allowed names."""
+
+
+class DataError(K15Error, ValueError):
+    """A dataset, prompt or tokenizer file is missing, empty or malformed."""
+
+
+class ClusterError(K15Error, RuntimeError):
+    """Slurm, a node, or a process that k15 owns did not do what it must."""
+
+
+class EngineError(K15Error, RuntimeError):
+    """An inference engine failed or answered with something that cannot be trusted."""
+
+
+class TrainerError(K15Error, RuntimeError):
+    """A trainer rank failed, or was asked for something that its state does not allow."""
+
+
+class WeightsError(K15Error, RuntimeError):
+    """A weight version is missing, incomplete, or not the one that was asked for."""
+
+
+def unknown_name(what: str, value: object, allowed: Iterable[object]) -> ConfigError:
+    """A ConfigError for a name that is not in `allowed`, with the nearest allowed name as the remedy."""
+    names = sorted(str(a) for a in allowed)
+    near = get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{what} is {value!r}, which is not known.{hint} Allowed: {', '.join(names)}.")
