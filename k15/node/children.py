@@ -1,0 +1,110 @@
+"""The processes that an agent owns. Each is the leader of its own session and dies with the agent, whatever kills it."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from k15.errors import ClusterError
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """In a child before exec: the kernel kills it when the thread that started it ends (also by SIGKILL)."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+@dataclass
+class Child:
+    """One running or ended process of the agent."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+    started: float = field(default_factory=time.time)
+    stopped_by_us: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "pid": self.process.pid,
+            "alive": self.alive,
+            "returncode": self.process.returncode,
+            "stopped_by_us": self.stopped_by_us,
+            "log": str(self.log),
+            "started": self.started,
+        }
+
+
+class Children:
+    """Start, watch and stop named processes; logs go to `log_dir/<name>.log`, appended."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir = log_dir
+        self.table: dict[str, Child] = {}
+        log_dir.mkdir(parents=True, exist_ok=True)
+
+    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str]) -> Child:
+        """Run `python -P -m module args` under `name`. A living child of that name is an error, an ended one is replaced.
+
+        Raises ClusterError.
+        """
+        old = self.table.get(name)
+        if old is not None and old.alive:
+            raise ClusterError(f"process {name!r} already runs on this node as pid {old.process.pid}; stop it first.")
+        log = self.log_dir / f"{name}.log"
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", module, *args,
+                env={**os.environ, **env},
+                stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        child = self.table[name] = Child(name, process, log)
+        return child
+
+    async def stop(self, name: str, grace_s: float = 5.0) -> None:
+        """SIGTERM, then after `grace_s` SIGKILL, to the child's whole process group; returns when it has ended."""
+        child = self.table.get(name)
+        if child is None:
+            return
+        child.stopped_by_us = True
+        if child.alive:
+            signal_group(child.process.pid, signal.SIGTERM)
+            try:
+                await asyncio.wait_for(child.process.wait(), grace_s)
+            except TimeoutError:
+                pass
+        signal_group(child.process.pid, signal.SIGKILL)  # also what the child left in its group
+        await child.process.wait()
+
+    async def stop_all(self, grace_s: float = 5.0) -> None:
+        await asyncio.gather(*(self.stop(name, grace_s) for name in list(self.table)))
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal a process group that may be gone already."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def log_tail(path: Path, lines: int = 25) -> str:
+    """The last lines of a log, for error messages."""
+    if not path.exists():
+        return f"(no log at {path})"
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - 16384))
+        return b"\n".join(f.read().splitlines()[-lines:]).decode(errors="replace")

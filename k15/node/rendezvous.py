@@ -1,0 +1,78 @@
+"""How the nodes of one job find each other: a file in the run folder that the first node writes and the others wait for.
+
+The file is readable by its owner only, since it holds the job's token and the metadata server's password.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from k15.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the job's metadata lives and what opens it."""
+
+    job: str
+    token: str
+    etcd: str  # http://address:port
+    etcd_password: str
+    head_address: str
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """This process's place in the allocation; one node and rank 0 outside Slurm."""
+
+    job: str
+    node_rank: int
+    node_count: int
+    restart: int
+
+    @staticmethod
+    def from_environment() -> "JobIdentity":
+        env = os.environ
+        if "SLURM_JOB_ID" not in env or "SLURM_PROCID" not in env:
+            return JobIdentity(f"local-{os.getpid()}", 0, 1, 0)
+        job = env["SLURM_JOB_ID"]
+        if "SLURM_ARRAY_JOB_ID" in env:
+            job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        return JobIdentity(
+            job=job,
+            node_rank=int(env["SLURM_PROCID"]),
+            node_count=int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))),
+            restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+        )
+
+    def path(self, run_dir: Path) -> Path:
+        return run_dir / f".job-{self.job}-{self.restart}.json"
+
+
+def publish(identity: JobIdentity, run_dir: Path, rendezvous: Rendezvous) -> Path:
+    """Write the rendezvous file atomically with mode 0600; returns its path, to be removed at the end."""
+    path = identity.path(run_dir)
+    tmp = path.with_suffix(".tmp")
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as f:
+        json.dump(asdict(rendezvous), f)
+    tmp.rename(path)
+    return path
+
+
+def await_rendezvous(identity: JobIdentity, run_dir: Path, timeout_s: float = 300.0) -> Rendezvous:
+    """Wait for the first node's file. Raises ClusterError after `timeout_s`."""
+    path = identity.path(run_dir)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            os.listdir(run_dir)  # refreshes the directory cache of network file systems
+            return Rendezvous(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            time.sleep(0.5)
+    raise ClusterError(
+        f"node {identity.node_rank} waited {timeout_s:.0f} s for {path.name} in {run_dir}. Either the first node failed "
+        "(see its log) or the run folder is not on a file system that all nodes share; set run_dir= to one that is."
+    )
