@@ -1,12 +1,9 @@
 """Every setting of a run, typed. `conf/*.yaml` holds the values; Hydra merges both. Torch-free.
 
 Units are in the names (`_s` seconds, `_tokens` tokens). Rules that join several settings are in `check.py`.
-Fields that are MISSING ("???") have no sensible default and must be given.
 """
 
 from dataclasses import dataclass, field
-
-from omegaconf import MISSING
 
 
 @dataclass
@@ -205,7 +202,7 @@ class RunConfig:
     """The whole of `k15 rl`."""
 
     name: str = "rl"
-    run_dir: str = MISSING
+    run_dir: str | None = None  # null: runs/<name>-<job id>
     seed: int = 0
     dry_run: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,0 +1,219 @@
+"""The rules that join several settings, checked on the login node before anything is allocated. Torch-free.
+
+Each rule raises ConfigError with the value, the rule and the remedy. `check(cfg)` runs them all and returns the model's
+config.json (read or made), since many rules need the model's shape.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from k15.config.schema import RunConfig
+from k15.errors import ConfigError, unknown_name
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "qwen3_moe")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "algo.loss": ("pmd", "rest"),
+    "algo.baseline": ("mean", "log_partition", "leave_one_out"),
+    "algo.kernels": ("auto", "triton", "torch"),
+    "data.kind": ("arithmetic", "jsonl"),
+    "data.on_bad_row": ("error", "skip"),
+    "sampler.kind": ("uniform", "curriculum", "prioritised"),
+    "rollout.update": ("in_place", "restart"),
+    "cluster.kind": ("auto", "slurm", "local"),
+    "cluster.device": ("auto", "cpu", "cuda"),
+    "model.dtype": ("float32", "bfloat16", "float16"),
+}
+POSITIVE = (
+    "algo.tau", "algo.iterations", "algo.prompts_per_iteration", "algo.samples_per_prompt", "algo.minibatches",
+    "algo.micro_batch_tokens", "algo.lr", "algo.eps", "rollout.temperature", "rollout.max_response_tokens",
+    "rollout.budget_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
+    "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
+    "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
+    "eval.size", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s",
+)  # fmt: skip
+FRACTIONS = ("rollout.top_p", "sampler.hard_pass_rate", "data.eval_fraction", "warmup.guess_fraction", "warmup.slip_fraction")
+
+
+def get(cfg: RunConfig, key: str) -> object:
+    """The value at a dotted key."""
+    value: object = cfg
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def check(cfg: RunConfig, nodes: int | None = None) -> dict[str, object]:
+    """All rules. `nodes`: of the allocation, where there is one, else cluster.nodes. Returns the model's config.json."""
+    _check_values(cfg)
+    model = model_config(cfg)
+    for rule in RULES:
+        rule(cfg, model)
+    _check_layout(cfg, model, cfg.cluster.nodes if nodes is None else nodes)
+    return model
+
+
+def model_config(cfg: RunConfig) -> dict[str, object]:
+    """config.json of `model.path`, or of the tiny model. Raises ConfigError."""
+    if cfg.model.path is None:
+        t = cfg.model.tiny
+        return {
+            "model_type": "qwen2", "hidden_size": t.hidden_size, "intermediate_size": t.intermediate_size,
+            "num_hidden_layers": t.num_layers, "num_attention_heads": t.num_heads, "num_key_value_heads": t.num_kv_heads,
+            "max_position_embeddings": cfg.model.max_context_tokens, "tie_word_embeddings": t.tie_embeddings,
+        }  # fmt: skip
+    if not cfg.model.path:
+        raise ConfigError("model.path is empty. Give a Hugging Face folder: model.path=/models/Qwen2.5-0.5B")
+    folder = Path(cfg.model.path)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.path is {cfg.model.path!r}, which is no folder on this machine. Give the folder that holds config.json "
+            "and the safetensors files (a hub name must be downloaded first, e.g. with `hf download`)."
+        )
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise ConfigError(f"model.path={cfg.model.path} has no {needed}; it must be a complete Hugging Face folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"model.path={cfg.model.path} has no *.safetensors file; convert the weights to safetensors first.")
+    try:
+        model = json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if model.get("model_type") not in MODEL_TYPES:
+        raise unknown_name(f"model_type in {folder / 'config.json'}", model.get("model_type"), MODEL_TYPES)
+    return model
+
+
+def _check_values(cfg: RunConfig) -> None:
+    for key, allowed in CHOICES.items():
+        if get(cfg, key) not in allowed:
+            raise unknown_name(key, get(cfg, key), allowed)
+    for key in POSITIVE:
+        value = get(cfg, key)
+        if not (value > 0 and math.isfinite(value)):  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it must be greater than 0. Give {key}=<a positive number>.")
+    for key in FRACTIONS:
+        value = get(cfg, key)
+        if not 0 <= value <= 1:  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
+    if cfg.rollout.top_p == 0:
+        raise ConfigError("rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens.")
+
+
+def _baseline_needs_samples(cfg: RunConfig, _: Mapping) -> None:
+    k = cfg.algo.samples_per_prompt
+    if cfg.algo.baseline == "leave_one_out" and k < 2:
+        raise ConfigError(
+            f"algo.baseline=leave_one_out compares a sample with the others of its prompt, but algo.samples_per_prompt is {k}. "
+            "Give at least 2 samples, or algo.baseline=mean."
+        )
+    if cfg.algo.loss == "pmd" and k < 2:
+        raise ConfigError(
+            f"algo.samples_per_prompt is {k}: the baseline then equals the reward and nothing is learned. Give at least 2."
+        )
+
+
+def _batch_divides(cfg: RunConfig, _: Mapping) -> None:
+    prompts, parts = cfg.algo.prompts_per_iteration, cfg.algo.minibatches
+    if prompts % parts:
+        near = [d for d in range(1, prompts + 1) if prompts % d == 0]
+        raise ConfigError(
+            f"algo.prompts_per_iteration={prompts} is not divisible by algo.minibatches={parts}. "
+            f"Allowed numbers of minibatches: {', '.join(map(str, near))}."
+        )
+
+
+def _context_holds_response(cfg: RunConfig, model: Mapping) -> None:
+    r, limit = cfg.rollout, cfg.model.max_context_tokens
+    position_limit = model.get("max_position_embeddings")
+    if isinstance(position_limit, int) and limit > position_limit:
+        raise ConfigError(
+            f"model.max_context_tokens={limit} is over the model's max_position_embeddings={position_limit}. "
+            f"Give at most {position_limit}."
+        )
+    if r.max_response_tokens >= limit:
+        raise ConfigError(
+            f"rollout.max_response_tokens={r.max_response_tokens} leaves no room for a prompt in "
+            f"model.max_context_tokens={limit}. Lower the one or raise the other."
+        )
+    if r.budget_tokens > limit:
+        raise ConfigError(
+            f"rollout.budget_tokens={r.budget_tokens} is over the context of {limit} tokens (model.max_context_tokens). "
+            f"Give at most {r.max_response_tokens} (rollout.max_response_tokens); that many means no partial rollouts."
+        )
+
+
+def _repetition_is_sane(cfg: RunConfig, _: Mapping) -> None:
+    p = cfg.rollout.repetition
+    if p.enabled and not (1 <= p.min_period <= p.max_period and p.min_repeats >= 2):
+        raise ConfigError(
+            f"rollout.repetition has min_period={p.min_period}, max_period={p.max_period}, min_repeats={p.min_repeats}; "
+            "needed: 1 <= min_period <= max_period and min_repeats >= 2."
+        )
+
+
+def _data_exists(cfg: RunConfig, _: Mapping) -> None:
+    d = cfg.data
+    if d.kind == "jsonl":
+        if not d.path:
+            raise ConfigError("data.kind=jsonl needs data.path=<file.jsonl> with the fields `prompt` and `answer`.")
+        for key, path in (("data.path", d.path), ("data.eval_path", d.eval_path)):
+            if path is not None and not Path(path).is_file():
+                raise ConfigError(f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file.")
+    if cfg.model.path is None and d.kind != "arithmetic":
+        raise ConfigError(
+            f"data.kind={d.kind} needs a model that can read it: the tiny model knows generated arithmetic only. "
+            "Give model.path=<Hugging Face folder>."
+        )
+
+
+def _custom_reward_is_named(cfg: RunConfig, _: Mapping) -> None:
+    name = cfg.reward.custom
+    if name is not None and name.count(":") != 1:
+        raise ConfigError(f"reward.custom is {name!r}; the form is package.module:function.")
+
+
+RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
+    _baseline_needs_samples, _batch_divides, _context_holds_response, _repetition_is_sane, _data_exists, _custom_reward_is_named,
+)  # fmt: skip
+
+
+def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
+    """Parallel sizes against the model's shape and the number of ranks."""
+    p = cfg.parallel
+    if p.context > 1:
+        raise ConfigError(f"parallel.context={p.context}: context parallelism is not supported yet. Give parallel.context=1.")
+    ranks = nodes * p.ranks_per_node
+    model_ranks = p.tensor * p.pipeline * p.context
+    if ranks % model_ranks:
+        raise ConfigError(
+            f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline = "
+            f"{p.tensor} x {p.pipeline} = {model_ranks}. Change ranks_per_node, nodes or the layout."
+        )
+    heads, kv = int(model["num_attention_heads"]), int(model.get("num_key_value_heads") or model["num_attention_heads"])
+    for key, size in (("parallel.tensor", p.tensor), ("rollout.tensor_parallel", cfg.rollout.tensor_parallel)):
+        if heads % size or kv % size:
+            fits = [t for t in range(1, kv + 1) if heads % t == 0 and kv % t == 0]
+            raise ConfigError(
+                f"{key}={size} must divide the model's attention heads ({heads}) and key-value heads ({kv}). "
+                f"Allowed: {', '.join(map(str, fits))}."
+            )
+    layers = int(model["num_hidden_layers"])
+    if layers % p.pipeline:
+        fits = [s for s in range(1, layers + 1) if layers % s == 0]
+        raise ConfigError(
+            f"parallel.pipeline={p.pipeline} must divide the model's {layers} layers. Allowed: {', '.join(map(str, fits))}."
+        )
+    experts = int(model.get("num_experts") or 0)
+    if p.expert > 1:
+        if not experts:
+            raise ConfigError(f"parallel.expert={p.expert}, but the model has no experts. Give parallel.expert=1.")
+        if experts % p.expert:
+            raise ConfigError(f"parallel.expert={p.expert} must divide the model's {experts} experts.")
+        if (ranks // (p.pipeline * p.context)) % p.expert:
+            raise ConfigError(
+                f"parallel.expert={p.expert} must divide tensor x data parallel ranks = {ranks // (p.pipeline * p.context)}."
+            )
+    if p.tensor > 1 and experts and not p.sequence_parallel:
+        raise ConfigError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence_parallel=true.")
