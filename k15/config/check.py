@@ -184,13 +184,6 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
     p = cfg.parallel
     if p.context > 1:
         raise ConfigError(f"parallel.context={p.context}: context parallelism is not supported yet. Give parallel.context=1.")
-    ranks = nodes * p.ranks_per_node
-    model_ranks = p.tensor * p.pipeline * p.context
-    if ranks % model_ranks:
-        raise ConfigError(
-            f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline = "
-            f"{p.tensor} x {p.pipeline} = {model_ranks}. Change ranks_per_node, nodes or the layout."
-        )
     heads, kv = int(model["num_attention_heads"]), int(model.get("num_key_value_heads") or model["num_attention_heads"])
     for key, size in (("parallel.tensor", p.tensor), ("rollout.tensor_parallel", cfg.rollout.tensor_parallel)):
         if heads % size or kv % size:
@@ -204,6 +197,13 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
         fits = [s for s in range(1, layers + 1) if layers % s == 0]
         raise ConfigError(
             f"parallel.pipeline={p.pipeline} must divide the model's {layers} layers. Allowed: {', '.join(map(str, fits))}."
+        )
+    ranks = nodes * p.ranks_per_node
+    model_ranks = p.tensor * p.pipeline * p.context
+    if ranks % model_ranks:
+        raise ConfigError(
+            f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline = "
+            f"{p.tensor} x {p.pipeline} = {model_ranks}. Change ranks_per_node, nodes or the layout."
         )
     experts = int(model.get("num_experts") or 0)
     if p.expert > 1:

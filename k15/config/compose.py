@@ -43,7 +43,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         key = override.split("=")[0].lstrip("+~")
         parent, leaf = _walk(key)
         if parent is not None and leaf is not None and unknown:
-            return unknown_name(f"the setting {key!r}: its part", leaf, [f.name for f in fields(parent)])
+            return unknown_name(f"{key}: the key", leaf, [f.name for f in fields(parent)])
     group = re.search(r"Could not find '([^']+)'", text)
     options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
     if group and options:

@@ -1,0 +1,171 @@
+"""One trainer rank as a process: Megatron (train) meets the weight segments (weights), driven by the controller.
+
+    controller --socket--> rank 0 --gloo broadcast--> all ranks: run the same method, rank 0 answers
+
+The process lives as long as the job; between training phases it waits in the broadcast, on a process group whose timeout
+is longer than any rollout phase. An exception on any rank ends that process: the agent reports it, the controller stops.
+
+Run as `python -m k15.runs.trainer_rank RUN_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK,
+K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
+"""
+
+import datetime
+import json
+import os
+import sys
+import traceback
+from multiprocessing.connection import Listener
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from k15.config.compose import from_yaml
+from k15.log import get_logger
+from k15.node.rendezvous import Rendezvous
+from k15.train.device import init_distributed, pick_device
+from k15.train.trainer import Trainer
+from k15.weights.hf import save_hf
+from k15.weights.layout import to_hf
+from k15.weights.segments import write_segment
+from k15.weights.store import Store
+
+log = get_logger("trainer")
+CONTROL_TIMEOUT = datetime.timedelta(days=7)  # ranks wait here while engines sample
+
+
+class Rank:
+    """The methods that the controller may call, each run by all ranks in lockstep."""
+
+    def __init__(self, run_dir: Path, model_dir: Path, rendezvous: Rendezvous) -> None:
+        self.cfg = from_yaml((run_dir / "config.yaml").read_text())
+        self.model_dir = model_dir
+        self.node = int(os.environ["K15_NODE_RANK"])
+        self.segment_dir = Path(os.environ["K15_SEGMENT_DIR"])
+        self.store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
+        self.rank = dist.get_rank()
+        self.hf_config = json.loads((model_dir / "config.json").read_text())
+        self.trainer = Trainer(
+            self.hf_config,
+            parallel=self.cfg.parallel,
+            algo=self.cfg.algo,
+            dtype=self.cfg.model.dtype,
+            device=pick_device(self.cfg.cluster.device),
+            seed=self.cfg.seed,
+            temperature=self.cfg.rollout.temperature,
+        )
+        self.exports = self._exports_here()
+
+    def _exports_here(self) -> bool:
+        """One replica of each shard a node is enough: the lowest rank among this node's data-parallel twins exports."""
+        mine = (self.node, self.trainer.shard_key(), self.rank)
+        every: list[tuple] = [None] * dist.get_world_size()  # type: ignore[list-item]
+        dist.all_gather_object(every, mine)
+        return self.rank == min(r for node, key, r in every if (node, key) == mine[:2])
+
+    def init(self, source: str) -> None:
+        """`random`: fresh weights from the run's seed; `hf`: from the model folder."""
+        if source == "random":
+            self.trainer.init_random(self.cfg.seed)
+        else:
+            self.trainer.load_hf(self.model_dir)
+
+    def sft_step(self, samples, lr):  # noqa: ANN001, ANN201
+        return self.trainer.sft_step(samples, lr=lr)
+
+    def reset_optimizer(self) -> None:
+        self.trainer.optimizer.reset()
+
+    def train_iteration(self, batch):  # noqa: ANN001, ANN201
+        return self.trainer.train_iteration(batch)
+
+    def logprobs(self, sequences, temperature=1.0):  # noqa: ANN001, ANN201
+        return self.trainer.logprobs(sequences, temperature=temperature)
+
+    def publish(self, version: int) -> int:
+        """Write this rank's shards under Hugging Face names and register them; returns the bytes of rank 0's segment."""
+        written = 0
+        if self.exports:
+            manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=self.node)
+            self.store.register_manifest(version, manifest)
+            written = manifest.nbytes
+        dist.barrier()
+        return written
+
+    def _slices(self):  # noqa: ANN202
+        t = self.trainer
+        for name, tensor in t.named_parameters_local():
+            rank, size = t.tensor_parallel_of(name)
+            yield from to_hf(self.hf_config, name, tensor, rank, size)
+
+    def export_hf(self, paths: list[str], folder: str) -> None:
+        """Rank 0 writes a Hugging Face folder from the segments at `paths` (all of one version)."""
+        if self.rank == 0:
+            save_hf(Path(folder), self.hf_config, self.model_dir, [Path(p) for p in paths])
+        dist.barrier()
+
+    def save(self, folder: str) -> None:
+        self.trainer.save(Path(folder))
+        dist.barrier()
+
+    def load(self, folder: str) -> None:
+        self.trainer.load(Path(folder))
+
+    def offload(self) -> None:
+        self.trainer.offload()
+
+    def onload(self) -> None:
+        self.trainer.onload()
+
+
+METHODS = frozenset(name for name in vars(Rank) if not name.startswith("_"))
+
+
+def serve(rank: Rank, token: str) -> None:
+    """Take commands until `stop`. Rank 0 listens and publishes its address in the metadata store."""
+    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    connection = None
+    if rank.rank == 0:
+        listener = Listener((os.environ["MASTER_ADDR"], 0), authkey=token.encode())
+        host, port = listener.address
+        rank.store.put(f"trainer/{os.environ['K15_GENERATION']}", json.dumps({"host": host, "port": port}))
+        connection = listener.accept()
+    while True:
+        box = [connection.recv() if connection is not None else None]
+        dist.broadcast_object_list(box, src=0, group=control)
+        method, arguments = box[0]
+        if method == "stop":
+            break
+        assert method in METHODS, method
+        result = getattr(rank, method)(**arguments)
+        if connection is not None:
+            connection.send(("ok", result))
+    if connection is not None:
+        connection.send(("ok", None))
+
+
+def main() -> int:
+    run_dir, model_dir = Path(sys.argv[1]), Path(sys.argv[2])
+    rendezvous = Rendezvous(**json.loads(Path(os.environ["K15_RENDEZVOUS"]).read_text()))
+    cfg = from_yaml((run_dir / "config.yaml").read_text())
+    device = pick_device(cfg.cluster.device)
+    init_distributed(
+        device,
+        rank=int(os.environ["RANK"]),
+        world=int(os.environ["WORLD_SIZE"]),
+        master=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
+    )
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    try:
+        serve(Rank(run_dir, model_dir, rendezvous), rendezvous.token)
+    except BaseException:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # no destroy_process_group here: it would wait for ranks that wait for this one
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
