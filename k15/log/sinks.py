@@ -1,5 +1,6 @@
 """Where metrics go besides metrics.jsonl: TensorBoard event files (its own writer, no torch) and Weights & Biases."""
 
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ class WandbSink:
             ) from e
         id_file = run_dir / "wandb_id"
         if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(secrets.token_hex(4))
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
