@@ -1,0 +1,100 @@
+"""linear_logprob: against the naive reference, by finite differences in float64, and vocab-parallel against one rank."""
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from k15.kernels.logprob import IGNORE, api, linear_logprob, linear_logprob_naive
+
+TOKENS, HIDDEN, VOCAB = 13, 7, 11
+
+
+def _case(dtype=torch.float64, tokens=TOKENS, vocab=VOCAB, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, HIDDEN, generator=g, dtype=dtype)
+    weight = torch.randn(vocab, HIDDEN, generator=g, dtype=dtype)
+    target = torch.randint(0, vocab, (tokens,), generator=g)
+    target[3] = IGNORE
+    return hidden, weight, target
+
+
+@pytest.mark.parametrize("block", [1, 30, 1 << 22])
+@pytest.mark.parametrize("vocab_size", [None, 9])
+def test_values_and_gradients_equal_the_reference(monkeypatch, block, vocab_size):
+    monkeypatch.setattr(api, "BLOCK_ELEMENTS", block)  # a block of 1 token, of 2, of all
+    hidden, weight, target = _case()
+    target = torch.where(target >= (vocab_size or VOCAB), 0, target)
+    grads = []
+    for fn in (linear_logprob_naive, lambda *a, **k: linear_logprob(*a, return_entropy=True, **k)):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logprob, entropy = fn(h, w, target, temperature=0.7, vocab_size=vocab_size)
+        (logprob.cos().sum() + (entropy * torch.arange(TOKENS)).sum()).backward()
+        grads.append((logprob.detach(), entropy.detach(), h.grad, w.grad))
+    for got, want in zip(grads[1], grads[0], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert grads[1][0][3] == 0 and grads[1][2][3].abs().sum() == 0  # ignored: no value, no gradient
+
+
+def test_finite_differences_in_float64():
+    hidden, weight, target = _case()
+    hidden.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda h, w: linear_logprob(h, w, target, temperature=1.3), (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: linear_logprob(h, w, target, return_entropy=True), (hidden, weight))
+
+
+def test_half_precision_accumulates_in_fp32():
+    hidden, weight, target = _case(torch.float64, tokens=64, vocab=501)
+    want, _ = linear_logprob_naive(hidden.bfloat16().double(), weight.bfloat16().double(), target)
+    got = linear_logprob(hidden.bfloat16(), weight.bfloat16(), target)
+    assert got.dtype == torch.float32
+    assert (got - want).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": torch.full((TOKENS,), VOCAB)}, r"target\[0\] is 11; it must be in 0\.\.10"),
+        ({"target": torch.full((TOKENS,), -1)}, r"target\[0\] is -1"),
+        ({"target": torch.zeros(2, dtype=torch.long)}, "13 tokens need"),
+        ({"temperature": 0.0}, "must be > 0"),
+        ({"vocab_size": 12}, "vocab_size is 12"),
+        ({"weight": torch.zeros(3, 2)}, r"must be \[T, H\]"),
+    ],
+)
+def test_wrong_inputs_are_refused(change, message):
+    hidden, weight, target = _case()
+    args = {"hidden": hidden, "weight": weight, "target": target} | change
+    with pytest.raises(ValueError, match=message):
+        linear_logprob(args.pop("hidden"), args.pop("weight"), args.pop("target"), **args)
+
+
+def _vocab_parallel_rank(rank: int, size: int, store: str, out) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    hidden, weight, target = _case()
+    padded = torch.cat([weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)])  # padding would dominate
+    h, w = hidden.requires_grad_(), padded.chunk(size)[rank].clone().requires_grad_()
+    logprob, entropy = linear_logprob(
+        h, w, target, temperature=0.7, tp_group=torch.distributed.group.WORLD, return_entropy=True, vocab_size=VOCAB
+    )
+    (logprob.cos().sum() + (entropy * torch.arange(TOKENS)).sum()).backward()
+    out[rank] = tuple(t.detach().numpy().copy() for t in (logprob, entropy, h.grad, w.grad))
+    torch.distributed.destroy_process_group()
+
+
+def test_vocab_parallel_equals_one_rank(tmp_path):
+    size = 3  # 11 words in 3 x 6 rows: the second rank ends in padding, the third has nothing else
+    with mp.Manager() as manager:
+        out = manager.dict()
+        mp.spawn(_vocab_parallel_rank, (size, str(tmp_path / "store"), out), nprocs=size)
+        out = dict(out)
+    hidden, weight, target = _case()
+    h, w = hidden.requires_grad_(), weight.requires_grad_()
+    logprob, entropy = linear_logprob_naive(h, w, target, temperature=0.7)
+    (logprob.cos().sum() + (entropy * torch.arange(TOKENS)).sum()).backward()
+    d_weight = torch.cat([torch.from_numpy(out[r][3]) for r in range(size)])
+    for r in range(size):
+        for got, want in zip(out[r][:3], (logprob, entropy, h.grad), strict=True):
+            torch.testing.assert_close(torch.from_numpy(got), want.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(d_weight[:VOCAB], w.grad, rtol=1e-12, atol=1e-12)
+    assert d_weight[VOCAB:].abs().sum() == 0
