@@ -1,0 +1,163 @@
+"""One iteration after another: rollout, reward, train, weights (report 2.6.1). The controller's heart; owns no process.
+
+    sampler -> groups -> worker.run -> finished groups -> rewards -> batch -> trainer -> hand-off -> next iteration
+                 ^                          |
+                 +---- replay buffer <------+ unfinished groups, continued from their prefix
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+from k15.config.schema import RunConfig
+from k15.data.sampler import PromptSampler
+from k15.data.tokenizer import Tokenizer
+from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger, rollout_record
+from k15.reward.router import Rewards
+from k15.rollout.buffer import ReplayBuffer
+from k15.rollout.worker import RolloutWorker
+from k15.runs.batches import build_batch, rollout_metrics
+from k15.runs.evaluate import Evaluator
+from k15.runs.fleet import Fleet
+from k15.runs.state import Checkpoints, LoopState
+from k15.types import Group, Prompt, Rollout, Score
+
+log = get_logger("loop")
+
+
+class Interrupted(Exception):
+    """The pre-timeout signal came: everything has been saved, the job is to be requeued."""
+
+
+@dataclass
+class Loop:
+    """All that one run holds; built by the controller."""
+
+    cfg: RunConfig
+    fleet: Fleet
+    worker: RolloutWorker
+    rewards: Rewards
+    sampler: PromptSampler
+    buffer: ReplayBuffer
+    tokenizer: Tokenizer
+    evaluator: Evaluator
+    metrics: MetricsWriter
+    rollout_log: RolloutLog
+    checkpoints: Checkpoints
+    state: LoopState = field(default_factory=LoopState)
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+    stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """From `state` to the last iteration. Raises Interrupted after saving when a stop was requested."""
+        total = self.cfg.algo.iterations
+        progress = Progress(total)
+        while self.state.iteration < total:
+            row = await self._iteration(progress)
+            self.metrics.write(row)
+            self.state.iteration += 1
+            self.state.drawn = False
+            last = self.state.iteration == total
+            if last or self.state.iteration % self.cfg.save.every == 0 or self.stop_requested.is_set():
+                await self.save()
+            if self.stop_requested.is_set() and not last:
+                raise Interrupted
+        progress.close()
+
+    async def _iteration(self, progress: Progress) -> dict[str, object]:
+        s, number = self.state, self.state.iteration
+        progress.update(number + 1, "rollout")
+        with self.timer.span("rollout"):
+            groups = await self._rollouts()
+        done = [g for g in groups if g.finished]
+        self.buffer.add([g for g in groups if not g.finished])
+        with self.timer.span("reward"):
+            scores = await self._score(done, number)
+        row: dict[str, object] = {
+            "iteration": number, "version": s.version, **rollout_metrics(done, scores, s.version), **self.worker.metrics(),
+            "groups_unfinished": len(groups) - len(done), "prompts_seen": s.draws,
+        }  # fmt: skip
+        self._log_rollouts(number, groups, done, scores)
+        progress.update(
+            number + 1, "train", tokens_per_s=row.get("tokens_per_s"), reward=row.get("reward_mean"),
+            accuracy=row.get("accuracy"), length=row.get("response_length_mean"),
+        )  # fmt: skip
+        if done:
+            row |= await self._update(done, scores)
+        if (number + 1) % self.cfg.eval.every == 0 or number + 1 == self.cfg.algo.iterations:
+            progress.update(number + 1, "eval")
+            with self.timer.span("eval"):
+                row |= await self.evaluator.run()
+        return row | self.timer.take()
+
+    async def _rollouts(self) -> list[Group]:
+        """This iteration's groups after one segment each: the unfinished ones first, then new prompts."""
+        groups = self.buffer.take_unfinished()
+        if not self.state.drawn:
+            busy = {g.prompt.id for g in groups}
+            prompts = self.sampler.next(self.cfg.algo.prompts_per_iteration, exclude=busy)
+            groups += [self._new_group(p) for p in prompts]
+            self.state.drawn = True
+        running = asyncio.create_task(self.worker.run(groups, self.state.version))
+        stopping = asyncio.create_task(self.stop_requested.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await self.worker.abort()
+        stopping.cancel()
+        groups = await running
+        self.state.tokens_generated += int(self.worker.metrics()["tokens_generated"])
+        if self.stop_requested.is_set():
+            self.buffer.add(groups)  # finished ones too: they are scored and trained after the restart
+            await self.save()
+            raise Interrupted
+        return groups
+
+    def _new_group(self, prompt: Prompt) -> Group:
+        tokens = tuple(self.tokenizer.encode_prompt(prompt.text))
+        self.state.draws += 1
+        seeds = (rollout_seed(self.cfg.seed, self.state.draws, i) for i in range(self.cfg.algo.samples_per_prompt))
+        return Group(prompt, tuple(Rollout(prompt.id, i, seed, tokens) for i, seed in enumerate(seeds)))
+
+    async def _score(self, groups: list[Group], iteration: int) -> list[list[Score]]:
+        texts = [[self.tokenizer.decode(r.response_tokens) for r in g.rollouts] for g in groups]
+        scores = [await self.rewards.score_group(g, t, iteration) for g, t in zip(groups, texts, strict=True)]
+        for group, group_scores in zip(groups, scores, strict=True):
+            self.sampler.record(group.prompt.id, [float(x.correct) for x in group_scores])
+        return scores
+
+    async def _update(self, groups: list[Group], scores: list[list[Score]]) -> dict[str, object]:
+        """Train on the finished groups, then hand the new weights to the engines."""
+        with self.timer.span("train"):
+            batch = build_batch(groups, scores, self.cfg, self.state.version)
+            trained = await self.fleet.trainer.call("train_iteration", batch=batch)
+        self.state.version += 1
+        with self.timer.span("weights"):
+            handed = await self.fleet.hand_off(self.state.version)
+        return {**trained, **handed}
+
+    def _log_rollouts(self, number: int, groups: list[Group], done: list[Group], scores: list[list[Score]]) -> None:
+        if not self.cfg.log.rollouts:
+            return
+        by_prompt = {g.prompt.id: s for g, s in zip(done, scores, strict=True)}
+        records = []
+        for group in groups:
+            group_scores = by_prompt.get(group.prompt.id, [None] * len(group.rollouts))
+            for rollout, score in zip(group.rollouts, group_scores, strict=True):
+                text = self.tokenizer.decode(rollout.response_tokens)
+                records.append(rollout_record(group.prompt, rollout, score, text))
+        self.rollout_log.write(number, records)
+
+    async def save(self) -> None:
+        """A checkpoint of everything: weights, optimizer, sampler, unfinished rollouts, counters."""
+        with self.timer.span("save"):
+            self.state.sampler = self.sampler.state_dict()
+            self.state.buffer = self.buffer.state_dict()
+            await self.checkpoints.write(self.state, lambda folder: self.fleet.trainer.call("save", folder=folder))
+            if self.cfg.save.export_hf:
+                await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")
+
+
+def rollout_seed(run_seed: int, draw: int, index: int) -> int:
+    """A 63-bit seed of its own for each rollout: the same in every run with the same seed, whatever the machine."""
+    digest = hashlib.sha256(f"{run_seed}/{draw}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

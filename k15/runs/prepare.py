@@ -1,0 +1,39 @@
+"""What a run needs before any process starts: the model folder, and the training and held-out prompts, checked."""
+
+from pathlib import Path
+
+from k15.config.schema import RunConfig
+from k15.data.arithmetic import make_problems
+from k15.data.store import check_prompt_lengths, load_split
+from k15.data.tiny import write_tiny_model
+from k15.data.tokenizer import Tokenizer
+from k15.errors import DataError
+from k15.types import Prompt
+
+
+def model_folder(cfg: RunConfig, run_dir: Path) -> Path:
+    """`model.path`, or the tiny model's folder in the run folder (made when it is not there)."""
+    if cfg.model.path is not None:
+        return Path(cfg.model.path).absolute()
+    folder = run_dir / "model"
+    if not (folder / "config.json").is_file():
+        write_tiny_model(folder, cfg.model.tiny, cfg.model.max_context_tokens)
+    return folder
+
+
+def load_prompts(cfg: RunConfig, tokenizer: Tokenizer) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts). Raises DataError for empty sets, bad rows, prompts over the context."""
+    if cfg.data.kind == "arithmetic":
+        families = cfg.data.families
+        train = make_problems(cfg.data.train_size, cfg.seed, "train", families)
+        held_out = make_problems(cfg.data.eval_size, cfg.seed, "eval", families)
+    else:
+        train, held_out = load_split(cfg.data)
+    held_out = held_out[: cfg.eval.size]
+    if len(train) < cfg.algo.prompts_per_iteration:
+        raise DataError(
+            f"there are {len(train)} training prompts, fewer than algo.prompts_per_iteration={cfg.algo.prompts_per_iteration}. "
+            "Lower algo.prompts_per_iteration or give more prompts."
+        )
+    check_prompt_lengths([*train, *held_out], tokenizer, cfg.model.max_context_tokens - cfg.rollout.max_response_tokens)
+    return train, held_out

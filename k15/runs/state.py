@@ -1,0 +1,71 @@
+"""Checkpoints of a run: `checkpoints/<iteration>-<phase>/`, written aside and renamed, so that one is whole or absent.
+
+    trainer/        one file a rank (train room)
+    controller.json sampler, replay buffer, counters, phase
+"""
+
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from k15.errors import K15Error
+from k15.log import get_logger
+
+log = get_logger("state")
+
+
+@dataclass
+class LoopState:
+    """Where the loop stands. `drawn`: the prompts of `iteration` are already in the buffer (stopped in mid-rollout)."""
+
+    iteration: int = 0
+    version: int = 0
+    drawn: bool = False
+    tokens_generated: int = 0
+    draws: int = 0  # prompts drawn so far; numbers each draw, so that its rollouts' seeds are its own
+    start: dict[str, float] = field(default_factory=dict)  # held-out results before RL
+    sampler: dict[str, object] = field(default_factory=dict)
+    buffer: dict[str, object] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """Write, find and prune the checkpoints of one run folder."""
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        self.folder = run_dir / "checkpoints"
+        self.keep = keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    async def write(self, state: LoopState, save_trainer: Callable[[str], Awaitable[None]]) -> Path:
+        """Save everything; returns the finished folder. Older ones beyond `keep` are removed afterwards."""
+        number = 1 + max((int(p.name.split("-")[0]) for p in self.complete()), default=-1)
+        final = self.folder / f"{number:05d}-iteration-{state.iteration:05d}"
+        partial = self.folder / f"partial-{number:05d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "trainer").mkdir(parents=True)
+        await save_trainer(str(partial / "trainer"))
+        (partial / "controller.json").write_text(json.dumps(asdict(state)))
+        partial.rename(final)
+        for old in self.complete()[: -self.keep]:
+            shutil.rmtree(old)
+        log.info("saved %s", final.name)
+        return final
+
+    def complete(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return sorted(p for p in self.folder.iterdir() if "-iteration-" in p.name and (p / "controller.json").is_file())
+
+    def latest(self) -> tuple[Path, LoopState] | None:
+        """The newest checkpoint, or None. Raises K15Error for one that cannot be read."""
+        for leftover in self.folder.glob("partial-*"):
+            log.warning("removing %s, which was being written when the run stopped", leftover.name)
+            shutil.rmtree(leftover)
+        found = self.complete()
+        if not found:
+            return None
+        try:
+            return found[-1], LoopState(**json.loads((found[-1] / "controller.json").read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise K15Error(f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before.") from error

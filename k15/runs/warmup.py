@@ -1,0 +1,53 @@
+"""The tiny model's schooling before RL: supervised fine-tuning on generated solutions in a mixture of styles.
+
+With steps only there is little for RL to find; with guesses, worked solutions and repaired slips side by side it can
+discover that reasoning pays (docs/decisions.md).
+"""
+
+import math
+import random
+
+from k15.config.schema import WarmupConfig
+from k15.data.arithmetic import warmup_examples
+from k15.data.tokenizer import Tokenizer
+from k15.log import get_logger
+from k15.runs.trainer_client import TrainerClient
+from k15.types import Sample
+
+log = get_logger("warmup")
+LR_WARMUP_STEPS = 20
+
+
+def learning_rate(step: int, cfg: WarmupConfig) -> float:
+    """Linear rise over the first steps, then a cosine from lr to min_lr."""
+    if step < LR_WARMUP_STEPS:
+        return cfg.lr * (step + 1) / LR_WARMUP_STEPS
+    done = (step - LR_WARMUP_STEPS) / max(1, cfg.steps - LR_WARMUP_STEPS)
+    return cfg.min_lr + 0.5 * (cfg.lr - cfg.min_lr) * (1 + math.cos(math.pi * done))
+
+
+def samples_of(examples: list[tuple[str, str]], tokenizer: Tokenizer) -> list[Sample]:
+    """(prompt, response) texts as samples; the response ends with the end-of-sequence token, and only it counts."""
+    samples = []
+    for prompt, response in examples:
+        head = tokenizer.encode_prompt(prompt)
+        tail = [*tokenizer.encode(response), tokenizer.eos_id]
+        samples.append(Sample(tuple(head + tail), len(head), (1,) * len(tail)))
+    return samples
+
+
+async def warm_up(trainer: TrainerClient, tokenizer: Tokenizer, cfg: WarmupConfig, seed: int, families: list[str]) -> dict[str, float]:
+    """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only."""
+    examples = warmup_examples(
+        cfg.steps * cfg.batch_size, seed, guess_fraction=cfg.guess_fraction, slip_fraction=cfg.slip_fraction, families=families
+    )
+    random.Random(f"warm-up order {seed}").shuffle(examples)
+    recent: list[float] = []
+    for step in range(cfg.steps):
+        batch = samples_of(examples[step * cfg.batch_size : (step + 1) * cfg.batch_size], tokenizer)
+        result = await trainer.call("sft_step", samples=batch, lr=learning_rate(step, cfg))
+        recent = [*recent[-19:], result["loss"]]
+        if step % 50 == 0 or step + 1 == cfg.steps:
+            log.info("warm-up step %d/%d loss %.4f", step + 1, cfg.steps, sum(recent) / len(recent))
+    await trainer.call("reset_optimizer")
+    return {"warmup_loss": sum(recent) / len(recent)}
