@@ -1,0 +1,172 @@
+"""The vLLM side of the hand-off: a worker extension that loads segments in place, and the call that drives it.
+
+Serve with `--worker-extension-cls k15.weights.engine.EngineWeights --middleware k15.weights.engine.RequireToken`,
+`VLLM_SERVER_DEV_MODE=1` and `VLLM_API_KEY=<token>`: vLLM's own key check leaves the development routes open.
+
+    update_engine:  /pause -> k15_load on every worker -> /reset_prefix_cache -> k15_version -> /resume
+"""
+
+import hashlib
+import hmac
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from k15.errors import ConfigError, EngineError, WeightsError
+from k15.weights.assemble import Pieces
+from k15.weights.layout import hf_shapes
+from k15.weights.segments import load_manifest, read_segment
+
+_BROKEN = -2  # a load failed half-way: the weights are of no version
+
+
+class EngineWeights:
+    """Mixed into vLLM's worker class; every name starts with k15_ so that none can clash."""
+
+    def k15_version(self) -> int:
+        """The version loaded last; -1 before the first (dummy weights), -2 after a load that failed half-way."""
+        return getattr(self, "_k15_version", -1)
+
+    def k15_load(self, version: int, paths: list[str]) -> dict[str, Any]:
+        """Load `version` from local segment files. {"version", "check_s", "load_s", "bytes"} or {"error": why}.
+
+        Segments are checked first (version, checksums, exact cover of every tensor of the model), so that after an
+        "error" the old weights are untouched. A failure beyond that raises, and the engine must be restarted.
+        """
+        start = time.perf_counter()
+        try:
+            pieces, nbytes = _checked(version, [Path(p) for p in paths], self.model_config.hf_config.to_dict())
+        except WeightsError as error:
+            return {"error": str(error)}
+        checked = time.perf_counter()
+        self._k15_version = _BROKEN
+        self.reload_weights(weights_iterator=pieces.tensors())
+        _repack_output_layers(self.get_model())
+        self._k15_version = version
+        done = time.perf_counter()
+        return {"version": version, "check_s": checked - start, "load_s": done - checked, "bytes": nbytes}
+
+
+def _checked(version: int, paths: list[Path], config: dict[str, Any]) -> tuple[Pieces, int]:
+    """The pieces of `paths`, known to be whole. Raises WeightsError."""
+    manifests = [load_manifest(path) for path in paths]
+    wrong = [f"{path.name} is of version {m.version}" for path, m in zip(paths, manifests) if m.version != version]
+    if wrong:
+        raise WeightsError(f"weights {version} were asked for, but {'; '.join(wrong)}")
+    pieces = Pieces(piece for path, manifest in zip(paths, manifests) for piece in read_segment(path, manifest))
+    try:
+        pieces.check(hf_shapes(config))
+    except ConfigError as error:
+        raise WeightsError(str(error)) from error
+    return pieces, sum(m.nbytes for m in manifests)
+
+
+def _repack_output_layers(model: Any) -> None:
+    """On the CPU the output layer computes with a packed copy. The reload repacks it, except where it is tied to the
+    embedding: then vLLM keeps the stale copy."""
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+class RequireToken:
+    """ASGI middleware: every route but /health demands `Authorization: Bearer $VLLM_API_KEY`."""
+
+    def __init__(self, app: Any) -> None:
+        token = os.environ.get("VLLM_API_KEY")
+        if not token:
+            raise ConfigError("VLLM_API_KEY is not set; give the engine the job's token in its environment.")
+        self._app, self._digest = app, _digest(f"Bearer {token}".encode())
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket") and scope["path"] != "/health":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(_digest(given), self._digest):
+                await send({"type": "http.response.start", "status": 401, "headers": []})
+                await send({"type": "http.response.body", "body": b"the bearer token of this job is missing or wrong"})
+                return
+        await self._app(scope, receive, send)
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+async def update_engine(
+    session: aiohttp.ClientSession,
+    base_url: str,
+    token: str,
+    version: int,
+    paths: list[str],
+    *,
+    timeout_s: float = 600.0,
+) -> dict[str, float]:
+    """Give the engine at `base_url` the weights `version` from `paths` (segment files on ITS node).
+
+    Running requests are aborted: their calls return the tokens so far. Returns seconds: pause_s, check_s, load_s,
+    reset_s, total_s, and `bytes`. Raises WeightsError if the segments are refused (the engine goes on with its old
+    version) and EngineError if the engine's state is unknown (it is left paused: restart it).
+    """
+    call = _Caller(session, base_url, token, timeout_s)
+    start = time.perf_counter()
+    await call.post("/pause", params={"mode": "abort"})
+    paused = time.perf_counter()
+    results = await call.rpc("k15_load", [version, paths])
+    refused = [r["error"] for r in results if "error" in r]
+    if refused:
+        if len(refused) < len(results):
+            raise EngineError(f"some workers of {base_url} refused weights {version}, others loaded them: {refused[0]}")
+        await call.post("/resume")
+        raise WeightsError(f"engine {base_url} refused weights {version}: {refused[0]}")
+    loaded = time.perf_counter()
+    reset = await call.post("/reset_prefix_cache", params={"reset_running_requests": "true"})
+    if reset.get("success") is not True:
+        raise EngineError(f"engine {base_url} kept its prefix cache of the old weights: {reset}")
+    found = await engine_version(session, base_url, token)
+    if found != version:
+        raise EngineError(f"engine {base_url} reports weights {found} after loading {version}")
+    await call.post("/resume")
+    end = time.perf_counter()
+    times = {key: max(r[key] for r in results) for key in ("check_s", "load_s", "bytes")}
+    return {"pause_s": paused - start, **times, "reset_s": end - loaded, "total_s": end - start}
+
+
+async def engine_version(session: aiohttp.ClientSession, base_url: str, token: str, timeout_s: float = 60.0) -> int:
+    """The version that all workers of the engine hold. Raises EngineError if they differ."""
+    versions = {int(v) for v in await _Caller(session, base_url, token, timeout_s).rpc("k15_version", [])}
+    if len(versions) != 1:
+        raise EngineError(f"the workers of {base_url} hold different weights: {sorted(versions)}")
+    return versions.pop()
+
+
+class _Caller:
+    """POST to one engine; EngineError for whatever is not a 200."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, token: str, timeout_s: float) -> None:
+        self._session, self._base = session, base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def post(self, path: str, *, params: dict[str, str] | None = None, body: Any = None) -> Any:
+        try:
+            async with self._session.post(
+                self._base + path, params=params, json=body, headers=self._headers, timeout=self._timeout
+            ) as answer:
+                if answer.status != 200:
+                    raise EngineError(
+                        f"engine {self._base}{path} answered {answer.status}: {(await answer.text())[:500]}"
+                    )
+                return await answer.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise EngineError(f"engine {self._base}{path} did not answer: {error!r}") from error
+
+    async def rpc(self, method: str, args: list[Any]) -> list[Any]:
+        return (await self.post("/collective_rpc", body={"method": method, "args": args}))["results"]
