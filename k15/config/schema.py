@@ -17,6 +17,7 @@ class TinyModelConfig:
     num_kv_heads: int = 2
     rope_theta: float = 10000.0
     tie_embeddings: bool = False
+    init_std: float = 0.02  # normal initialisation of all matrices
 
 
 @dataclass

@@ -55,10 +55,12 @@ class Children:
         self.table: dict[str, Child] = {}
         log_dir.mkdir(parents=True, exist_ok=True)
 
-    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str]) -> Child:
+    async def start(
+        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], *, echo: bool = False
+    ) -> Child:
         """Run `python -P -m module args` under `name`. A living child of that name is an error, an ended one is replaced.
 
-        Raises ClusterError.
+        `echo`: its output goes where the agent's own goes (the job's log) instead of into a file. Raises ClusterError.
         """
         old = self.table.get(name)
         if old is not None and old.alive:
@@ -68,7 +70,8 @@ class Children:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", module, *args,
                 env={**os.environ, **env},
-                stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=None if echo else out, stderr=None if echo else asyncio.subprocess.STDOUT,
                 start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         child = self.table[name] = Child(name, process, log)

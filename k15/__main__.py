@@ -1,0 +1,5 @@
+import sys
+
+from k15.cli import main
+
+sys.exit(main())

@@ -1,0 +1,187 @@
+"""One node of a job from start to end: metadata server (head), agent, controller (head), and a clean finish whatever happens.
+
+    head: etcd -> rendezvous file -> agent -> controller -> wait -> shutdown of all agents -> etcd ends
+    else: rendezvous file -> agent -> wait for shutdown, a signal, or the loss of the metadata server
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+from pathlib import Path
+
+import aiohttp
+
+from k15.errors import ClusterError
+from k15.log import get_logger
+from k15.node.agent import Agent
+from k15.node.client import AgentClient
+from k15.node.network import node_address
+from k15.node.rendezvous import JobIdentity, Rendezvous, await_rendezvous, publish
+from k15.weights.pull import pull_version
+from k15.weights.segments import collect, job_folder, remove_folder, remove_stale
+from k15.weights.store import Store, start_etcd
+
+log = get_logger("node")
+LEASE_S = 15
+CONTROLLER = "controller"
+
+
+class Node:
+    """This task's part of the job."""
+
+    def __init__(self, identity: JobIdentity, run_dir: Path, device: str) -> None:
+        self.identity = identity
+        self.run_dir = run_dir
+        self.device = device
+        self.head = identity.node_rank == 0
+        self.address = node_address(identity.node_count)
+        self.segments = job_folder(f"{identity.job}-{identity.node_rank}")
+        self.stopping = asyncio.Event()
+        self.exit_code = 0
+        self._etcd: subprocess.Popen | None = None
+        self._rendezvous_path: Path | None = None
+
+    async def run(self) -> int:
+        """Returns the exit code of the task: the controller's on the head node, 0 elsewhere unless something was lost."""
+        self._handle_signals()
+        remove_stale()
+        try:
+            rendezvous = await self._meet()
+            store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
+            async with aiohttp.ClientSession() as session:
+                agent = self._agent(rendezvous, store, session)
+                await self._serve(agent, rendezvous, store, session)
+        finally:
+            self._clean()
+        return self.exit_code
+
+    async def _meet(self) -> Rendezvous:
+        if not self.head:
+            return await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
+        password = secrets.token_hex(16)
+        self._etcd, endpoint = await asyncio.to_thread(
+            start_etcd, self.segments / "etcd", self.address, password=password, log=self._log_dir() / "etcd.log"
+        )
+        rendezvous = Rendezvous(self.identity.job, secrets.token_hex(24), endpoint, password, self.address)
+        self._rendezvous_path = publish(self.identity, self.run_dir, rendezvous)
+        return rendezvous
+
+    def _log_dir(self) -> Path:
+        name = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+        folder = self.run_dir / "logs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _agent(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> Agent:
+        rank = self.identity.node_rank
+
+        async def peers() -> dict[int, str]:
+            return {r: a["url"] for r, a in (await asyncio.to_thread(read_agents, store)).items()}
+
+        async def pull(version: int) -> dict[str, object]:
+            return await pull_version(session, store, version, rank, self.segments, await peers(), rendezvous.token)
+
+        return Agent(
+            node_rank=rank, address=self.address, token=rendezvous.token, log_dir=self._log_dir(), segment_dir=self.segments,
+            pull=pull, collect=lambda keep: collect(self.segments, keep),
+        )  # fmt: skip
+
+    async def _serve(self, agent: Agent, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
+        url = await agent.start()
+        try:
+            lease = await asyncio.to_thread(store.lease, LEASE_S)
+            record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address})
+            await asyncio.to_thread(store.put, f"agents/{self.identity.node_rank}", record, lease=lease)
+            log.info("agent of node %d of %d at %s", self.identity.node_rank, self.identity.node_count, url)
+            waits = [
+                asyncio.create_task(self.stopping.wait()),
+                asyncio.create_task(agent.shutdown.wait()),
+                asyncio.create_task(self._keep_alive(lease)),
+            ]
+            if self.head:
+                waits.append(asyncio.create_task(self._controller(agent)))
+            done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            for task in done:
+                task.result()
+        finally:
+            await agent.close()
+            if self.head:
+                await self._end_others(rendezvous, store, session)
+
+    async def _controller(self, agent: Agent) -> None:
+        """Run the controller as a child; its exit code is the job's."""
+        environment = {
+            "K15_RENDEZVOUS": str(self._rendezvous_path), "K15_NODES": str(self.identity.node_count),
+            "K15_NODE_RANK": "0", "K15_SEGMENT_DIR": str(self.segments), "K15_DEVICE": self.device,
+        }  # fmt: skip
+        child = await agent.children.start(CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True)
+        self._controller_process = child.process
+        code = await child.process.wait()
+        self.exit_code = code if code >= 0 else 128 - code
+        if code < 0:
+            log.error("the controller was killed by signal %d; the job ends", -code)
+
+    async def _keep_alive(self, lease) -> None:  # noqa: ANN001
+        """Refresh this node's lease; its loss means that the head node is gone or cut off."""
+        missed = 0
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            try:
+                await asyncio.to_thread(lease.refresh)
+                missed = 0
+            except Exception as error:  # any transport error of the client library counts as a miss
+                missed += 1
+                log.warning("the metadata server did not answer (%d of 4): %r", missed, error)
+                if missed >= 4:
+                    self.exit_code = 1
+                    raise ClusterError(
+                        "lost the metadata server on the head node for "
+                        f"{missed * LEASE_S // 3} s; this node ends its part of the job."
+                    ) from error
+
+    async def _end_others(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
+        others = await asyncio.to_thread(read_agents, store)
+        for rank, record in others.items():
+            if rank != self.identity.node_rank:
+                try:
+                    await AgentClient(session, record["url"], rendezvous.token, rank).shutdown()
+                except ClusterError as error:
+                    log.warning("%s (it ends by itself once its lease is lost)", error)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._save_and_stop)
+
+    def _terminate(self, number: signal.Signals) -> None:
+        self.exit_code = 128 + number
+        self.stopping.set()
+
+    def _save_and_stop(self) -> None:
+        """Slurm's signal before the time limit: the controller saves and ends with the requeue code."""
+        process = getattr(self, "_controller_process", None)
+        if process is not None and process.returncode is None:
+            log.info("signal before the time limit: asking the controller to save")
+            process.send_signal(signal.SIGUSR1)
+
+    def _clean(self) -> None:
+        if self._etcd is not None:
+            self._etcd.terminate()
+            try:
+                self._etcd.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._etcd.kill()
+        if self._rendezvous_path is not None:
+            self._rendezvous_path.unlink(missing_ok=True)
+        remove_folder(self.segments)
+
+
+def read_agents(store: Store) -> dict[int, dict]:
+    """All registered agents by node rank."""
+    return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in store.prefix("agents/").items()}

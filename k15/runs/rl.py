@@ -1,0 +1,98 @@
+"""`k15 rl`: this task's part of an RL job. The same words run on a laptop, in `sbatch slurm/rl.sbatch`, and in a sweep.
+
+In Slurm there is one task a node; outside it, one node. Each composes the same config, the head node writes it down.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from k15.config.check import check
+from k15.config.compose import from_yaml, to_yaml, typed
+from k15.config.schema import RunConfig
+from k15.errors import ConfigError
+from k15.log import get_logger
+from k15.node.rendezvous import JobIdentity
+from k15.node.service import Node
+
+log = get_logger("rl")
+MAY_CHANGE = ("cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "algo.iterations", "parallel.ranks_per_node")
+
+
+@hydra.main(config_path="pkg://k15.conf", config_name="rl", version_base="1.3")
+def main(config: DictConfig) -> int:
+    """Hydra's entry. A multirun point gets Hydra's folder of that point as its run folder."""
+    cfg = typed(config)
+    if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    code = run(cfg)
+    if code:
+        sys.exit(code)
+    return code
+
+
+def run(cfg: RunConfig) -> int:
+    """Check, prepare the run folder, be this node until the job ends. Returns the exit code."""
+    identity = JobIdentity.from_environment()
+    model = check(cfg, nodes=identity.node_count)
+    run_dir = run_folder(cfg, identity)
+    cfg.run_dir = str(run_dir)
+    if cfg.dry_run:
+        print(to_yaml(cfg))
+        print(f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started.")
+        return 0
+    if identity.node_rank == 0:
+        prepare_folder(cfg, run_dir)
+    return asyncio.run(Node(identity, run_dir, device(cfg)).run())
+
+
+def run_folder(cfg: RunConfig, identity: JobIdentity) -> Path:
+    """`run_dir`, or runs/<name>-<job>: a requeued Slurm job finds its own folder again."""
+    if cfg.run_dir is not None:
+        return Path(cfg.run_dir).absolute()
+    suffix = identity.job if not identity.job.startswith("local-") else time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs", f"{cfg.name}-{suffix}").absolute()
+
+
+def device(cfg: RunConfig) -> str:
+    """cpu or cuda; `auto` takes CUDA where Slurm or the driver shows a device."""
+    if cfg.cluster.device != "auto":
+        return cfg.cluster.device
+    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def prepare_folder(cfg: RunConfig, run_dir: Path) -> None:
+    """Write config.yaml, or make sure that the folder's earlier run had the same settings. Raises ConfigError."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "config.yaml"
+    if path.is_file() and any((run_dir / "checkpoints").glob("*-iteration-*")):
+        before = from_yaml(path.read_text())
+        changed = [k for k in differing(before, cfg) if not any(k == m or k.startswith(m + ".") for m in MAY_CHANGE)]
+        if changed:
+            raise ConfigError(
+                f"{run_dir} holds a run with other settings ({', '.join(changed[:5])}). Give another run_dir=, "
+                "or the same settings to resume it."
+            )
+    tmp = path.with_suffix(f".{os.getpid()}")
+    tmp.write_text(to_yaml(cfg))
+    tmp.rename(path)
+
+
+def differing(a: object, b: object, prefix: str = "") -> list[str]:
+    """Dotted names of the settings in which two configs differ, with both values."""
+    found = []
+    for name, left in vars(a).items():
+        right = getattr(b, name)
+        key = f"{prefix}{name}"
+        if hasattr(left, "__dataclass_fields__"):
+            found += differing(left, right, key + ".")
+        elif left != right:
+            found.append(key)
+    return found
