@@ -1,0 +1,24 @@
+# Two commands do everything on a fresh Debian machine: `make rl` and `make test`.
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHONSAFEPATH := 1
+
+.PHONY: setup rl test bench lint clean
+setup:
+	@VENV=$(VENV) .ci/setup
+
+rl: setup ## the default experiment as a real Slurm job over two nodes; words=... adds overrides
+	@VENV=$(VENV) slurm/local/run experiment=arithmetic $(words)
+
+test: setup
+	@$(BIN)/python -m pytest $(args)
+
+bench: setup ## what a machine without a GPU can measure; see benchmarks/README.md
+	@$(BIN)/python -m benchmarks
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && shellcheck .ci/run .ci/setup slurm/*.sbatch
+
+clean: ## the cluster in a box, the environment and caches; runs/ stays
+	@slurm/local/down || true
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
