@@ -1,0 +1,103 @@
+# shellcheck shell=bash
+# Renders slurm.conf, gres.conf, cgroup.conf and the nodes' hosts file from the settings of lib.sh.
+
+memory_mb() { awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo; }
+
+node_lines() {
+  local k cpus memory where
+  cpus=${CPUS:-$(($(nproc) / NODES > 4 ? $(nproc) / NODES : 4))}
+  # The nodes share one machine: each offers its part of nine tenths of the memory, so that jobs that ask for
+  # memory cannot be given more than there is. CPUs are oversubscribed on purpose.
+  memory=$(($(memory_mb) * 9 / 10 / NODES))
+  for ((k = 1; k <= NODES; k++)); do
+    where="NodeHostname=$PREFIX$k NodeAddr=$SUBNET.$k"
+    [[ $MODE != shared ]] || where="NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 10 + k))"
+    echo "NodeName=$PREFIX$k $where CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1" \
+      "RealMemory=$memory Gres=gpu:2"
+  done
+  echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=$((memory / cpus))"
+}
+
+slurm_conf() {
+  local user auth=cred_expire=15 address=$SUBNET.254
+  user=$(id -un)
+  [[ $MUNGE == system ]] || auth=socket=$DIR/munge.socket,$auth
+  [[ $MODE != shared ]] || address=127.0.0.1
+  cat <<END
+# Written by slurm/local/up; changes are lost.
+ClusterName=$NAME
+SlurmctldHost=$HOST($address)
+SlurmctldPort=$PORT
+SlurmdPort=$((PORT + 1))
+SlurmUser=$user
+SlurmdUser=$user
+AuthType=auth/munge
+# A requeued job waits until its old credential has expired (120 s by default).
+AuthInfo=$auth
+StateSaveLocation=$DIR/state
+SlurmdSpoolDir=$DIR/spool/%n
+SlurmctldPidFile=$DIR/run/slurmctld.pid
+SlurmdPidFile=$DIR/run/slurmd-%n.pid
+SlurmctldLogFile=$DIR/log/slurmctld.log
+SlurmdLogFile=$DIR/log/slurmd-%n.log
+SlurmctldDebug=info
+SlurmdDebug=info
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=0
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/filetxt
+JobCompLoc=$DIR/log/jobs.txt
+JobRequeue=1
+KillWait=10
+MinJobAge=3600
+ReturnToService=2
+SlurmdTimeout=$TIMEOUT_S
+SlurmctldTimeout=30
+MessageTimeout=30
+PropagateResourceLimitsExcept=MEMLOCK
+Epilog=$DIR/epilog
+$(node_lines)
+END
+}
+
+# gres/gpu wants a path for each device; two other names of /dev/null stand for the GPUs (a plain file will not
+# do: CUDA_VISIBLE_DEVICES stays unset). Steps then see CUDA_VISIBLE_DEVICES as on a real node; no device is made.
+make_gpus() {
+  local i
+  mkdir -p "$DIR/dev"
+  for i in 0 1; do
+    ln -sfn /dev/null "$DIR/dev/gpu$i"
+  done
+}
+
+hosts_file() {
+  local k
+  printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n%s.254 %s\n' "$SUBNET" "$HOST"
+  for ((k = 1; k <= NODES; k++)); do
+    printf '%s.%d %s%d\n' "$SUBNET" "$k" "$PREFIX" "$k"
+  done
+}
+
+# Writes all of it; returns 0 if slurm.conf changed, so that the daemons must read it again.
+write_conf() {
+  make_gpus
+  echo "NodeName=${PREFIX}[1-$NODES] Name=gpu File=$DIR/dev/gpu[0-1]" >"$DIR/gres.conf"
+  # Named, not detected: detection fails where /sys/fs/cgroup is not to be had, and nothing here uses cgroups.
+  printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$DIR/cgroup.conf"
+  install -m 755 "$HERE/epilog.sh" "$DIR/epilog"
+  hosts_file >"$DIR/hosts.new"
+  cat "$DIR/hosts.new" >"$DIR/hosts" # in place: the nodes have this very file mounted
+  slurm_conf >"$CONF.new"
+  if cmp -s "$CONF.new" "$CONF"; then
+    rm "$CONF.new"
+    return 1
+  fi
+  mv "$CONF.new" "$CONF"
+}

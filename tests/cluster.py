@@ -1,0 +1,96 @@
+"""A real 2-node Slurm for tests (slurm/local under a name of its own), which goes when the test session ends."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+LOCAL = Path(__file__).resolve().parent.parent / "slurm" / "local"
+STATE = Path("/var/tmp")  # not tmp_path: its length would pass the 107 characters of a socket's path
+
+
+@dataclass
+class Cluster:
+    """`env` is what a client of this cluster needs; `owned` is false where the machine's own Slurm is used."""
+
+    env: dict[str, str]
+    dir: Path
+    name: str
+    owned: bool = True
+
+    def run(self, *command: str | Path, timeout: float = 60, check: bool = True) -> str:
+        """stdout of a command that runs with this cluster's environment."""
+        done = subprocess.run([str(c) for c in command], env=self.env, timeout=timeout, text=True, capture_output=True)
+        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def up(self, nodes: int = 2) -> None:
+        lines = self.run(LOCAL / "up", "-n", str(nodes))
+        found = re.search(r"export SLURM_CONF=(\S+)", lines)
+        if found:
+            self.env["SLURM_CONF"] = found[1]
+        self.owned = found is not None and Path(found[1]).parent == self.dir
+
+    def down(self) -> None:
+        self.run(LOCAL / "down", "--purge")
+
+    def sbatch(self, script: Path, *options: str) -> str:
+        """Submits and returns the job id."""
+        return self.run("sbatch", "--parsable", *options, script).strip()
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """The fields of `scontrol show job`."""
+        return dict(re.findall(r"(\w+)=(\S+)", self.run("scontrol", "show", "job", job_id)))
+
+    def wait_job(self, job_id: str, *states: str, timeout: float = 60) -> dict[str, str]:
+        """The job's fields once it is in one of `states` (default: any final one)."""
+        ends = states if states else ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        return wait_for(
+            lambda: (job := self.job(job_id))["JobState"] in ends and job, timeout, f"job {job_id} in {ends}"
+        )
+
+
+def wait_for(condition, timeout: float, what: str):
+    """The first true value of `condition()`; an assertion error after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {timeout} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def make_cluster(tag: str, **settings: object) -> Cluster:
+    """A cluster that is not up yet. `tag` (one letter) and this process's id make its name; both also lead a later
+    session to what a killed one left."""
+    for old in STATE.glob("k15-test-*"):
+        owner = re.fullmatch(r"k15-test-([a-z])([0-9a-f]+)", old.name)
+        if owner and not _alive(int(owner[2], 16)) and (old / "cluster").exists():
+            subprocess.run([LOCAL / "down", "--purge"], env={**os.environ, "K15_LOCAL_SLURM_DIR": str(old)}, timeout=60)
+    name = f"{tag}{os.getpid():x}"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "K15_LOCAL_SLURM_"))}
+    directory = STATE / f"k15-test-{name}"
+    env |= {"K15_LOCAL_SLURM_DIR": str(directory), "K15_LOCAL_SLURM_NAME": name}
+    env |= {f"K15_LOCAL_SLURM_{k}": str(v) for k, v in settings.items()}
+    return Cluster(env, directory, name)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[Cluster]:
+    """Two nodes; the machine's own Slurm where there is one. Tests may not break it: for that, see `make_cluster`."""
+    assert shutil.which("sbatch"), "tests marked slurm need Slurm: apt-get install slurm-wlm munge"
+    cluster = make_cluster("s")
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
