@@ -1,3 +1,5 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that more than one folder of tests needs."""
 
-from cluster import slurm_cluster  # noqa: F401  (pytest finds fixtures by name)
+from cluster import slurm_cluster
+
+__all__ = ["slurm_cluster"]
