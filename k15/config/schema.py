@@ -124,6 +124,7 @@ class LengthRewardConfig:
 class RewardConfig:
     correct: float = 1.0
     repetition_penalty: float = 0.1  # subtracted when a response was stopped on a repetition
+    template: str = "auto"  # how the final answer is marked: auto, or a text such as "#ANSWER", "\\boxed{ANSWER}"
     length: LengthRewardConfig = field(default_factory=LengthRewardConfig)
     custom: str | None = None  # "package.module:function"
     timeout_s: float = 5.0

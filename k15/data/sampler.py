@@ -1,0 +1,133 @@
+"""Which prompts an iteration works on (report 2.3.4).
+
+`uniform`      every prompt alike
+`prioritised`  probability proportional to 1 - s_i, s_i the prompt's tracked success rate
+`curriculum`   all prompts during the warm-up iterations, then the hard ones only
+
+A success rate is smoothed and forgets: s_i = (S_i + prior_successes) / (T_i + prior_trials), where each new result first
+multiplies S_i and T_i by `decay`. Hard means s_i <= hard_pass_rate; a prompt that was never tried is judged by its label
+(at least the median difficulty), and is hard where it has none.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from k15.config.schema import SamplerConfig
+from k15.errors import ConfigError, DataError, unknown_name
+from k15.types import Prompt
+
+KINDS = ("uniform", "curriculum", "prioritised")
+
+
+class PromptSampler:
+    """Seeded draws without replacement within a call. The same calls after `load_state_dict` give the same draws."""
+
+    def __init__(self, prompts: Sequence[Prompt], cfg: SamplerConfig, seed: int = 0) -> None:
+        _check(cfg)
+        if not prompts:
+            raise DataError("There is no prompt to sample from: the training set is empty.")
+        self._prompts = list(prompts)
+        self._index = {p.id: i for i, p in enumerate(self._prompts)}
+        if len(self._index) < len(self._prompts):
+            raise DataError("Two prompts of the training set have the same id; ids must be unique.")
+        self._cfg = cfg
+        self._rng = np.random.default_rng(seed)
+        self._calls = 0
+        self._successes = np.zeros(len(prompts))  # S_i, decayed
+        self._trials = np.zeros(len(prompts))  # T_i, decayed
+        self._labelled_easy = _labelled_easy(self._prompts)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def next(self, n: int, exclude: Collection[str] = (), iteration: int | None = None) -> list[Prompt]:
+        """`n` different prompts, none whose id is in `exclude` (those still in flight).
+
+        `iteration` counts from 0 and drives the curriculum; None counts the calls. Raises DataError where fewer than `n`
+        prompts are free.
+        """
+        free = np.ones(len(self._prompts), dtype=bool)
+        free[[self._index[i] for i in exclude if i in self._index]] = False
+        if n > free.sum():
+            raise DataError(
+                f"{n} prompts were asked for, but the training set has {len(free)}, of which {len(free) - free.sum()} are "
+                "still in flight. Lower algo.prompts_per_iteration or add prompts."
+            )
+        step = self._calls if iteration is None else iteration
+        self._calls = step + 1
+        # Exponential races: the n smallest of Exp(1)/w_i are a draw without replacement, proportional to w at each pick.
+        # Prompts of weight 0 come last, in random order among themselves.
+        weights = self.weights(step)
+        race = self._rng.exponential(size=len(free))
+        with np.errstate(divide="ignore"):
+            key = np.where(weights > 0, race / weights, np.inf)
+        order = np.lexsort((race, key, ~free))
+        return [self._prompts[i] for i in order[:n]]
+
+    def weights(self, iteration: int) -> np.ndarray:
+        """Unnormalised probability of each prompt, in the order of the dataset [number of prompts]."""
+        if self._cfg.kind == "prioritised":
+            return np.maximum(1.0 - self.rates(), 0.0)
+        if self._cfg.kind == "curriculum" and iteration >= self._cfg.warmup_iterations:
+            return self._hard().astype(float)
+        return np.ones(len(self._prompts))
+
+    def rates(self) -> np.ndarray:
+        """Smoothed success rates s_i in [0, 1] [number of prompts]."""
+        trials = self._trials + self._cfg.prior_trials
+        prior = np.divide(self._successes + self._cfg.prior_successes, trials, out=np.zeros_like(trials), where=trials > 0)
+        return np.clip(prior, 0.0, 1.0)
+
+    def _hard(self) -> np.ndarray:
+        measured_easy = self.rates() > self._cfg.hard_pass_rate
+        return ~np.where(self._trials > 0, measured_easy, self._labelled_easy)
+
+    def record(self, prompt_id: str, rewards: Sequence[float]) -> None:
+        """Results of one visit to a prompt: the correctness (0 or 1) of each of its samples."""
+        if prompt_id not in self._index:
+            raise DataError(f"Results came for prompt {prompt_id!r}, which is not in the training set.")
+        assert all(0 <= r <= 1 for r in rewards), f"correctness must be in 0..1, got {list(rewards)}"
+        i, decay = self._index[prompt_id], self._cfg.decay
+        self._successes[i] = self._successes[i] * decay + float(sum(rewards))
+        self._trials[i] = self._trials[i] * decay + len(rewards)
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything that future draws depend on, as plain JSON values."""
+        tried = np.flatnonzero(self._trials > 0)
+        return {
+            "rng": json.loads(json.dumps(self._rng.bit_generator.state)),
+            "calls": self._calls,
+            "results": {self._prompts[i].id: [float(self._successes[i]), float(self._trials[i])] for i in tried},
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from a saved state. Results of prompts that the dataset no longer has are forgotten."""
+        self._rng.bit_generator.state = state["rng"]
+        self._calls = int(state["calls"])  # type: ignore[call-overload]
+        self._successes[:] = 0.0
+        self._trials[:] = 0.0
+        for prompt_id, (successes, trials) in state["results"].items():  # type: ignore[attr-defined]
+            if (i := self._index.get(prompt_id)) is not None:
+                self._successes[i], self._trials[i] = successes, trials
+
+
+def _check(cfg: SamplerConfig) -> None:
+    if cfg.kind not in KINDS:
+        raise unknown_name("sampler.kind", cfg.kind, KINDS)
+    if not 0 <= cfg.prior_successes <= cfg.prior_trials:
+        raise ConfigError(
+            f"sampler.prior_successes {cfg.prior_successes} must be from 0 to sampler.prior_trials {cfg.prior_trials}: "
+            "they are the successes among the trials that every prompt starts with."
+        )
+    if not 0 <= cfg.decay <= 1:
+        raise ConfigError(f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike).")
+
+
+def _labelled_easy(prompts: Sequence[Prompt]) -> np.ndarray:
+    """Whether a prompt's label is below the median label [number of prompts]; unlabelled prompts are not easy."""
+    labels = np.array([np.nan if p.difficulty is None else p.difficulty for p in prompts], dtype=float)
+    if np.isnan(labels).all():
+        return np.zeros(len(prompts), dtype=bool)
+    return labels < np.nanmedian(labels)  # comparisons with nan are false

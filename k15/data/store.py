@@ -1,0 +1,178 @@
+"""Prompt stores: the user's JSONL, or generated arithmetic, as a training and a held-out set.
+
+A JSONL row has `prompt` and `answer`, and optionally `domain`, `difficulty` and `id`; other fields are kept in
+`Prompt.meta`. Which side of the split a row is on depends on its text alone, so adding rows moves none.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from k15.config.schema import DataConfig
+from k15.data.arithmetic import make_problems
+from k15.errors import ConfigError, DataError, unknown_name
+from k15.log import get_logger
+from k15.types import Prompt
+
+KINDS = ("arithmetic", "jsonl")
+ON_BAD_ROW = ("error", "skip")
+_LOGGED_ROWS = 5
+
+
+class Encoder(Protocol):
+    """What the length check needs of a tokenizer."""
+
+    def encode_prompt(self, text: str) -> list[int]: ...
+
+
+def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts) of a run. No held-out problem is in the training set."""
+    if cfg.kind not in KINDS:
+        raise unknown_name("data.kind", cfg.kind, KINDS)
+    if cfg.kind == "arithmetic":
+        families = list(cfg.families)
+        return make_problems(cfg.train_size, seed, "train", families), make_problems(cfg.eval_size, seed, "eval", families)
+    if not cfg.path:
+        raise ConfigError("data.kind is jsonl, so data.path must name a file: data.path=train.jsonl.")
+    prompts = load_prompts(cfg.path, cfg.on_bad_row)
+    if cfg.eval_path is None:
+        train, held_out = split_by_hash(prompts, cfg.eval_fraction)
+    else:
+        held_out = load_prompts(cfg.eval_path, cfg.on_bad_row)
+        train = _without(prompts, held_out, cfg.path, cfg.eval_path)
+    if not train:
+        raise DataError(f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction.")
+    return train, held_out
+
+
+def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
+    """The prompts of a JSONL file, in order. Bad rows raise DataError, or are counted, logged and left out (`skip`)."""
+    if on_bad_row not in ON_BAD_ROW:
+        raise unknown_name("data.on_bad_row", on_bad_row, ON_BAD_ROW)
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is not a file; data.path and data.eval_path name JSONL files.")
+    log = get_logger("data")
+    found: dict[str, tuple[Prompt, int]] = {}
+    skipped = 0
+    for number, line in _lines(path):
+        try:
+            prompt = _prompt(line, f"{path}:{number}")
+            if prompt.id in found:
+                raise DataError(
+                    f"{path}:{number}: field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids must be "
+                    "unique (rows without an id are named by their content, so this may be the same row twice)."
+                )
+            found[prompt.id] = (prompt, number)
+        except DataError as error:
+            if on_bad_row == "error":
+                raise DataError(f"{error} Or leave such rows out with data.on_bad_row=skip.") from None
+            skipped += 1
+            if skipped <= _LOGGED_ROWS:
+                log.warning("skipped: %s", error)
+    if skipped:
+        log.warning("%s: %d bad rows skipped, %d prompts kept", path, skipped, len(found))
+    if not found:
+        raise DataError(f"{path} has no usable row; each line must be JSON such as {{\"prompt\": \"2+2=\", \"answer\": \"4\"}}.")
+    return [prompt for prompt, _ in found.values()]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of the lines that are not blank."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as e:
+                raise DataError(f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8.") from None
+
+
+def _prompt(line: str, where: str) -> Prompt:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as e:
+        raise DataError(f"{where}: not JSON ({e}); one object a line is needed.") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a {type(row).__name__}, but each line must be an object with `prompt` and `answer`.")
+    text = _text(row, "prompt", where)
+    answer = row.get("answer")
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        row = {**row, "answer": json.dumps(answer)}
+    answer = _text(row, "answer", where)
+    domain = _text(row, "domain", where) if row.get("domain") is not None else "math"
+    identity = row.get("id")
+    if identity is not None and (isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == ""):
+        raise DataError(f"{where}: field `id` is {identity!r}; it must be a text or a whole number, or be left out.")
+    known = {"prompt", "answer", "domain", "difficulty", "id"}
+    return Prompt(
+        id=str(identity) if identity is not None else content_id(text, answer, domain),
+        text=text,
+        answer=answer,
+        domain=domain,
+        difficulty=_difficulty(row.get("difficulty"), where),
+        meta={k: v for k, v in row.items() if k not in known},
+    )
+
+
+def _text(row: dict, name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        state = "is missing" if name not in row else f"is {value!r}"
+        raise DataError(f"{where}: field `{name}` {state}; it must be a text that is not empty.")
+    return value
+
+
+def _difficulty(value: object, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out.")
+    return float(value)
+
+
+def content_id(text: str, answer: str, domain: str) -> str:
+    """The id of a row that has none: a hash of its content, the same on every machine and in every order."""
+    return hashlib.sha256(json.dumps([domain, text, answer]).encode()).hexdigest()[:16]
+
+
+def _problem_key(prompt: Prompt) -> str:
+    return " ".join(prompt.text.split())
+
+
+def split_by_hash(prompts: Iterable[Prompt], eval_fraction: float) -> tuple[list[Prompt], list[Prompt]]:
+    """(training, held-out) prompts. A prompt's side depends on its text and the fraction only; blanks do not count."""
+    sides: tuple[list[Prompt], list[Prompt]] = ([], [])
+    for prompt in prompts:
+        digest = hashlib.sha256(b"k15 eval split " + _problem_key(prompt).encode()).digest()
+        sides[int.from_bytes(digest[:8], "big") < eval_fraction * 2**64].append(prompt)
+    return sides
+
+
+def _without(prompts: list[Prompt], held_out: Sequence[Prompt], path: str, eval_path: str) -> list[Prompt]:
+    """Training prompts that are not in the held-out file, by text."""
+    keys = {_problem_key(p) for p in held_out}
+    kept = [p for p in prompts if _problem_key(p) not in keys]
+    if len(kept) < len(prompts):
+        get_logger("data").warning(
+            "%s: %d prompts are in %s too and were taken out of training", path, len(prompts) - len(kept), eval_path
+        )
+    return kept
+
+
+def check_prompt_lengths(prompts: Iterable[Prompt], tokenizer: Encoder, max_prompt_tokens: int) -> None:
+    """Raises DataError for a prompt that leaves no room for the response. `max_prompt_tokens`: context minus response."""
+    for prompt in prompts:
+        length = len(tokenizer.encode_prompt(prompt.text))
+        if length > max_prompt_tokens:
+            raise DataError(
+                f"Prompt {prompt.id!r} has {length} tokens, but at most {max_prompt_tokens} fit before a response "
+                "(model.max_context_tokens - rollout.max_response_tokens). Shorten it, raise model.max_context_tokens, or lower "
+                "rollout.max_response_tokens."
+            )
+        if not length:
+            raise DataError(f"Prompt {prompt.id!r} encodes to no token at all; sampling needs at least one.")

@@ -1,0 +1,150 @@
+"""Tokenizers: the character-level one that k15 makes for its tiny model, and a light reader for any Hugging Face folder.
+
+`load_tokenizer(folder)` reads `tokenizer.json` with the `tokenizers` library (20 ms) instead of transformers (seconds),
+so that controllers and samplers stay light. Token ids equal those of transformers' AutoTokenizer on the same folder.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from k15.errors import DataError
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
+    """Write a character-level tokenizer that AutoTokenizer and vLLM load: ids 0, 1, 2 are pad, bos, eos, then the
+    characters in the order given. `<bos>` is put before every text; a character outside the alphabet encodes to pad."""
+    if len(set(alphabet)) != len(alphabet):
+        raise DataError(f"The tokenizer's alphabet {alphabet!r} names a character twice.")
+    vocab = {token: i for i, token in enumerate((PAD, BOS, EOS, *alphabet))}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()  # characters are joined without blanks
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)])
+    tokenizer.add_special_tokens([PAD, BOS, EOS])
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "unk_token": PAD,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+class TextTokenizer:
+    """What the loop needs of a tokenizer. `chat`: prompts go through the folder's chat template as one user message."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool):
+        self._tokenizer = tokenizer
+        self._template = template
+        self._names = names  # bos_token and friends, as the template sees them
+        self.chat = chat
+        self.eos_id = eos_id
+        self.pad_id = pad_id
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, special tokens included, ready for sampling to begin after the last."""
+        if self.chat:
+            return self._tokenizer.encode(self._rendered(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(text).ids
+
+    def encode_response(self, text: str, end: bool = True) -> list[int]:
+        """Token ids of a response text: no special tokens, except `eos` last where `end`."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [*ids, self.eos_id] if end else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def _rendered(self, text: str) -> str:
+        # The settings transformers renders chat templates with: templates are third-party text, hence the sandbox.
+        from jinja2.exceptions import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        assert self._template is not None, "chat was checked when the tokenizer was loaded"
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
+        environment.globals["raise_exception"] = _refuse
+        try:
+            return environment.from_string(self._template).render(
+                messages=[{"role": "user", "content": text}], add_generation_prompt=True, tools=None, **self._names
+            )
+        except TemplateError as e:
+            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
+
+
+def _refuse(message: str) -> None:
+    raise DataError(f"The chat template refused the prompt: {message}")
+
+
+def _content(value: object) -> str | None:
+    """A special token's text: tokenizer_config.json holds a string or a dict with `content`."""
+    if isinstance(value, dict):
+        return value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _chat_template(folder: Path, settings: dict) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        return file.read_text()
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several named ones; "default" is the one for plain chat
+        return next((t["template"] for t in template if t.get("name") == "default"), None)
+    return template
+
+
+def _json_file(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is missing. A Hugging Face folder with tokenizer.json and tokenizer_config.json is needed; "
+            "save a fast tokenizer there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
+        ) from None
+    except json.JSONDecodeError as e:
+        raise DataError(f"{path} is not JSON (line {e.lineno}: {e.msg}); copy the file again.") from None
+
+
+def _eos_id(folder: Path, settings: dict, tokenizer: Tokenizer) -> int:
+    name = _content(settings.get("eos_token"))
+    found = tokenizer.token_to_id(name) if name is not None else None
+    if found is None:
+        raise DataError(
+            f"{folder}/tokenizer_config.json has eos_token {name!r}, which is not a token of tokenizer.json; "
+            "responses could not end. Name the model's end token there."
+        )
+    return found
+
+
+def load_tokenizer(folder: str | Path, chat: bool = False) -> TextTokenizer:
+    """The tokenizer of a Hugging Face folder. Raises DataError naming the file and what it lacks."""
+    folder = Path(folder)
+    settings = _json_file(folder / "tokenizer_config.json")
+    _json_file(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    template = _chat_template(folder, settings)
+    if chat and template is None:
+        raise DataError(f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja.")
+    eos = _eos_id(folder, settings, tokenizer)
+    pad_name = _content(settings.get("pad_token"))
+    pad = tokenizer.token_to_id(pad_name) if pad_name is not None else None
+    names = {key: text for key in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := _content(settings.get(key)))}
+    return TextTokenizer(tokenizer, eos, pad if pad is not None else eos, template, names, chat)

@@ -1,0 +1,56 @@
+"""Mathematics rewards by rule (report 2.3.5): the response's final answer against the reference.
+
+Strings and exact numbers are decided here in microseconds; everything else by math-verify in a worker process that is
+killed when it hangs (math-verify's own time limit is a signal, which works in main threads only and not inside C code).
+"""
+
+import atexit
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from k15.reward.answer import exact_verdict, extract, unwrapped
+from k15.reward.pool import WorkerPool
+
+TAIL_CHARS = 20_000  # a final answer stands at the end; what is longer than this is read from its tail
+
+
+@dataclass(frozen=True, slots=True)
+class MathVerdict:
+    """`correct`, why, and the answer as the response gave it (None where no marker was found)."""
+
+    correct: bool
+    reason: str
+    extracted: str | None
+
+
+def score(response: str, answer: str, template: str = "auto", pool: WorkerPool | None = None) -> MathVerdict:
+    """The verdict on one response. `template` as in `k15.reward.answer`."""
+    return verdicts([(response, answer)], template, pool)[0]
+
+
+def verdicts(pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None) -> list[MathVerdict]:
+    """Verdicts on (response, answer) pairs, in order; those that need algebra share the pool's workers."""
+    done: list[MathVerdict | None] = []
+    open_: list[tuple[int, str, str]] = []
+    for response, answer in pairs:
+        given = extract(response[-TAIL_CHARS:], template)
+        exact = (False, "no answer") if given is None else exact_verdict(given, answer)
+        if exact is None:
+            assert given is not None, "an exact verdict is always reached without an answer"
+            open_.append((len(done), given, answer))
+        done.append(None if exact is None else MathVerdict(*exact, given))
+    if open_:
+        jobs = [("verify", (unwrapped(given), unwrapped(answer))) for _, given, answer in open_]
+        for (index, given, _), outcome in zip(open_, (pool or _shared_pool()).run(jobs), strict=True):
+            correct = outcome.ok and outcome.value is True
+            reason = ("equal" if correct else "not equal") if outcome.ok else f"math-verify: {outcome.reason}"
+            done[index] = MathVerdict(correct, reason, given)
+    return done  # type: ignore[return-value]
+
+
+@cache
+def _shared_pool() -> WorkerPool:
+    pool = WorkerPool()
+    atexit.register(pool.close)
+    return pool

@@ -1,0 +1,123 @@
+"""Worker processes with a hard time limit: a job that hangs, crashes or eats memory costs its own verdict and nothing else.
+
+    pool.run([("verify", ("1/2", "0.5")), ...]) -> [Outcome(ok, value | reason), ...]     in the order of the jobs
+"""
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from k15.reward.worker import receive, send
+
+START_LIMIT_S = 60.0  # of a worker's first job, which pays for the imports
+Job = tuple[str, tuple]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`value` of a job that ended well; else `reason` says what became of it."""
+
+    ok: bool
+    value: object = None
+    reason: str = ""
+
+
+class _Worker:
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "k15.reward.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (*sys.path, os.getcwd()) if p)},
+                start_new_session=True,
+            )
+        self.socket = ours
+        self.fresh: set[str] = {"verify", "check_custom", "custom"}
+        self.index = -1
+        self.deadline = 0.0
+
+    def give(self, index: int, job: Job, timeout_s: float) -> None:
+        limit_s = max(timeout_s, START_LIMIT_S) if job[0] in self.fresh else timeout_s
+        self.index, self.deadline = index, time.monotonic() + limit_s
+        send(self.socket, (*job, limit_s))
+        self.fresh.discard(job[0])
+
+    def end(self) -> str:
+        """Kill the worker and what it started; returns how it had ended, if it had."""
+        code = self._process.poll()
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # the group has already gone
+        self._process.wait()
+        self.socket.close()
+        return "killed by signal " + signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+
+class WorkerPool:
+    """At most `workers` processes, started when first needed; `timeout_s` bounds each job."""
+
+    def __init__(self, workers: int = 1, timeout_s: float = 5.0) -> None:
+        self._size, self._timeout_s = workers, timeout_s
+        self._idle: list[_Worker] = []
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Outcomes of all jobs, in order."""
+        waiting = deque(enumerate(jobs))
+        outcomes: list[Outcome | None] = [None] * len(jobs)
+        busy: list[_Worker] = []
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self._size:
+                    worker = self._idle.pop() if self._idle else _Worker()
+                    busy.append(worker)
+                    worker.give(*waiting.popleft(), self._timeout_s)
+                for worker in self._ended(busy):
+                    busy.remove(worker)
+                    outcomes[worker.index] = self._outcome(worker)
+        finally:
+            for worker in busy:  # only after an interruption
+                worker.end()
+        assert all(o is not None for o in outcomes), "a job was lost"
+        return outcomes  # type: ignore[return-value]
+
+    @staticmethod
+    def _ended(busy: list[_Worker]) -> list[_Worker]:
+        """Wait until a worker has answered, died, or passed its deadline; returns those."""
+        with selectors.DefaultSelector() as selector:
+            for worker in busy:
+                selector.register(worker.socket, selectors.EVENT_READ, worker)
+            ready = selector.select(max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+        answered = [key.data for key, _ in ready]
+        return answered if answered else [w for w in busy if w.deadline <= time.monotonic()]
+
+    def _outcome(self, worker: _Worker) -> Outcome:
+        if worker.deadline <= time.monotonic():
+            worker.end()
+            return Outcome(False, reason="timeout")
+        try:
+            ok, value = receive(worker.socket)  # type: ignore[misc]
+        except (EOFError, ConnectionError):
+            return Outcome(False, reason=f"crash ({worker.end()})")
+        self._idle.append(worker)
+        return Outcome(True, value) if ok else Outcome(False, reason=str(value))
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,115 @@
+"""One reward for each rollout of a group: the verdict by domain, and the parts that are added to it.
+
+    total = correct * [verdict] + w(iteration) * length_reward - repetition_penalty * [stopped on a repetition] + custom
+
+Only the verdict decides `Score.correct`. A new domain is one entry in DOMAINS.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from k15.config.schema import RewardConfig
+from k15.errors import ConfigError, DataError
+from k15.log import get_logger
+from k15.reward.answer import check_template
+from k15.reward.length import length_reward, length_weight
+from k15.reward.math import MathVerdict, verdicts
+from k15.reward.pool import Outcome, WorkerPool
+from k15.reward.repetition import repetition_reward
+from k15.types import Group, Prompt, Score
+
+Judge = Callable[[Sequence[tuple[str, str]], str, WorkerPool], list[MathVerdict]]
+DOMAINS: dict[str, Judge] = {"math": verdicts}
+_LOGGED_FAILURES = 3  # of each kind in full; the rest are only counted
+
+
+def check_domains(prompts: Iterable[Prompt]) -> None:
+    """Raises DataError for a prompt whose domain has no reward, before anything is sampled."""
+    for prompt in prompts:
+        if prompt.domain not in DOMAINS:
+            raise DataError(
+                f"Prompt {prompt.id!r} has domain {prompt.domain!r}, which has no reward. "
+                f"Known domains: {', '.join(sorted(DOMAINS))}. Correct its `domain`, or leave the prompt out."
+            )
+
+
+class Rewards:
+    """Scores groups as `cfg` says. Owns worker processes: `close()` it, or use it in a `with`.
+
+    `failures` counts checks and custom rewards that crashed, failed or timed out; each of them scored 0.
+    Raises ConfigError at once where the template, a weight or the custom function is wrong.
+    """
+
+    def __init__(self, cfg: RewardConfig) -> None:
+        self._cfg = cfg
+        self._template = check_template(cfg.template)
+        self.failures: Counter[str] = Counter()
+        self._log = get_logger("reward")
+        for name, value in (("repetition_penalty", cfg.repetition_penalty), ("length.weight", cfg.length.weight)):
+            if value < 0:
+                raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
+        self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
+        if cfg.custom is not None:
+            self._check_custom(cfg.custom)
+
+    def score_group(self, group: Group, texts: Sequence[str], iteration: int) -> list[Score]:
+        """Scores of a group's rollouts, in order. `texts`: their decoded responses; `iteration` counts from 0."""
+        assert len(texts) == len(group.rollouts), f"{len(texts)} texts for {len(group.rollouts)} rollouts"
+        prompt = group.prompt
+        check_domains([prompt])
+        found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool)
+        weight = length_weight(self._cfg.length.weight, self._cfg.length.warmup_iterations, iteration)
+        lam = length_reward([r.length for r in group.rollouts], [v.correct for v in found])
+        custom = self._custom(prompt, texts)
+        scores = []
+        for i, (rollout, verdict) in enumerate(zip(group.rollouts, found, strict=True)):
+            parts = {
+                "correct": self._cfg.correct * verdict.correct,
+                "length": weight * lam[i],
+                "repetition": repetition_reward(rollout, self._cfg.repetition_penalty),
+            }
+            reason = verdict.reason
+            if reason.startswith("math-verify:"):
+                self._failed("verify", prompt, reason)
+            if custom is not None:
+                parts["custom"] = float(custom[i].value) if custom[i].ok else 0.0  # type: ignore[arg-type]
+                reason += "" if custom[i].ok else f"; custom reward failed: {custom[i].reason}"
+            scores.append(Score(verdict.correct, parts, reason))
+        return scores
+
+    def _custom(self, prompt: Prompt, texts: Sequence[str]) -> list[Outcome] | None:
+        if self._cfg.custom is None:
+            return None
+        outcomes = self._pool.run([("custom", (self._cfg.custom, prompt, text)) for text in texts])
+        for outcome in outcomes:
+            if not outcome.ok:
+                self._failed("custom", prompt, outcome.reason)
+        return outcomes
+
+    def _failed(self, kind: str, prompt: Prompt, reason: str) -> None:
+        self.failures[kind] += 1
+        if self.failures[kind] <= _LOGGED_FAILURES:
+            self._log.warning("%s reward of prompt %s failed and counts as 0: %s", kind, prompt.id, reason)
+
+    def _check_custom(self, spec: str) -> None:
+        module, colon, name = spec.partition(":")
+        if not (module and colon and name):
+            self.close()
+            raise ConfigError(f"reward.custom is {spec!r}; it must be package.module:function, e.g. my_rewards:brevity.")
+        outcome = self._pool.run([("check_custom", (spec,))])[0]
+        if not outcome.ok:
+            self.close()
+            raise ConfigError(
+                f"reward.custom={spec} cannot be used: {outcome.reason}. It must name an importable function "
+                "(prompt: k15.types.Prompt, response: str) -> float, sync or async; put its folder on PYTHONPATH."
+            )
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+    def __enter__(self) -> "Rewards":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

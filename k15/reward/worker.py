@@ -1,0 +1,115 @@
+"""The child process that checks one answer at a time: `python -m k15.reward.worker FD`, started by `pool.WorkerPool`.
+
+Jobs and results are length-prefixed pickles on an inherited socket. Untrusted text meets algebra (and the user's own reward
+function) here and only here, under an alarm that kills this process even inside C code; algebra has a memory limit too.
+"""
+
+import asyncio
+import importlib
+import inspect
+import math
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from functools import cache
+
+MEMORY_BYTES = 8 << 30  # of address space
+HEADER = struct.Struct("!Q")
+
+
+def receive(connection: socket.socket) -> object:
+    """One message. Raises EOFError when the other side has gone."""
+    size = HEADER.unpack(_exactly(connection, HEADER.size))[0]
+    return pickle.loads(_exactly(connection, size))  # from our own parent or child over an inherited socket pair
+
+
+def send(connection: socket.socket, message: object) -> None:
+    body = pickle.dumps(message)
+    connection.sendall(HEADER.pack(len(body)) + body)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    parts, left = [], size
+    while left:
+        part = connection.recv(min(left, 1 << 20))
+        if not part:
+            raise EOFError("the other side of the reward worker's socket has gone")
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def verify(extracted: str, answer: str) -> bool:
+    """Whether math-verify finds the two expressions equal. Both are read whole, as one boxed expression each."""
+    import math_verify
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
+    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+    gold, given = (
+        math_verify.parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
+        for text in (answer, extracted)
+    )
+    return bool(gold and given and math_verify.verify(gold, given, timeout_seconds=None))
+
+
+@cache
+def load(spec: str) -> Callable[..., object]:
+    """The function that `package.module:function` names."""
+    module, _, name = spec.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    if not callable(function):
+        raise TypeError(f"{spec} is a {type(function).__name__}, not a function")
+    return function
+
+
+def check_custom(spec: str) -> str:
+    """Load the function and return its signature, so that a wrong one is found before the first rollout."""
+    signature = inspect.signature(load(spec))
+    signature.bind(None, "")  # called as function(prompt, response)
+    return str(signature)
+
+
+def custom(spec: str, prompt: object, response: str) -> float:
+    """Call the user's function, sync or async; its value must be a finite number."""
+    value = load(spec)(prompt, response)
+    if inspect.isawaitable(value):
+        value = asyncio.run(_awaited(value))
+    value = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(value):
+        raise ValueError(f"{spec} returned {value}; a reward must be a finite number")
+    return value
+
+
+async def _awaited(value: object) -> object:
+    return await value  # type: ignore[misc]
+
+
+JOBS: dict[str, Callable[..., object]] = {"verify": verify, "check_custom": check_custom, "custom": custom}
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, also on Ctrl-C
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        try:
+            job, arguments, limit_s = receive(connection)  # type: ignore[misc]
+        except EOFError:
+            return
+        # The parent kills at limit_s; the alarm is for the case that the parent itself has died meanwhile.
+        signal.setitimer(signal.ITIMER_REAL, limit_s + 1.0)
+        try:
+            answer = (True, JOBS[job](*arguments))
+        except BaseException as error:  # every failure is a result: the parent counts and logs it
+            answer = (False, f"{type(error).__name__}: {error}"[:500])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(connection, answer)
+
+
+if __name__ == "__main__":
+    main()
