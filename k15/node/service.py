@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 from pathlib import Path
 
 import aiohttp
@@ -20,9 +19,11 @@ from k15.node.agent import Agent
 from k15.node.client import AgentClient
 from k15.node.network import node_address
 from k15.node.rendezvous import JobIdentity, Rendezvous, await_rendezvous, publish
-from k15.weights.pull import pull_version
-from k15.weights.segments import collect, job_folder, remove_folder, remove_stale
-from k15.weights.store import Store, start_etcd
+from k15.node.versions import pull_version
+from k15.weights.etcd import Etcd, start_etcd
+from k15.weights.owner import Claim, claim, job_directory, remove_stale
+from k15.weights.segments import collect
+from k15.weights.store import Held, Store
 
 log = get_logger("node")
 LEASE_S = 15
@@ -38,16 +39,21 @@ class Node:
         self.device = device
         self.head = identity.node_rank == 0
         self.address = node_address(identity.node_count)
-        self.segments = job_folder(f"{identity.job}-{identity.node_rank}")
+        self.segments = job_directory(f"{identity.job}-{identity.node_rank}")
         self.stopping = asyncio.Event()
         self.exit_code = 0
-        self._etcd: subprocess.Popen | None = None
+        self._etcd: Etcd | None = None
+        self._claim: Claim | None = None
+        self._controller: asyncio.subprocess.Process | None = None
         self._rendezvous_path: Path | None = None
 
     async def run(self) -> int:
         """Returns the exit code of the task: the controller's on the head node, 0 elsewhere unless something was lost."""
         self._handle_signals()
-        remove_stale()
+        for folder in remove_stale():
+            log.warning("removed %s, left behind by a job that was killed", folder)
+        self._claim = claim(self.segments)
+        os.environ |= {"K15_SEGMENT_DIR": str(self.segments), "K15_NODE_RANK": str(self.identity.node_rank)}  # for children
         try:
             rendezvous = await self._meet()
             store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
@@ -61,11 +67,10 @@ class Node:
     async def _meet(self) -> Rendezvous:
         if not self.head:
             return await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
-        password = secrets.token_hex(16)
-        self._etcd, endpoint = await asyncio.to_thread(
-            start_etcd, self.segments / "etcd", self.address, password=password, log=self._log_dir() / "etcd.log"
+        self._etcd = start_etcd(self.segments / "etcd", self.address)  # on the main thread: it dies with that thread
+        rendezvous = Rendezvous(
+            self.identity.job, secrets.token_hex(24), self._etcd.endpoint, self._etcd.password, self.address
         )
-        rendezvous = Rendezvous(self.identity.job, secrets.token_hex(24), endpoint, password, self.address)
         self._rendezvous_path = publish(self.identity, self.run_dir, rendezvous)
         return rendezvous
 
@@ -78,11 +83,10 @@ class Node:
     def _agent(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> Agent:
         rank = self.identity.node_rank
 
-        async def peers() -> dict[int, str]:
-            return {r: a["url"] for r, a in (await asyncio.to_thread(read_agents, store)).items()}
-
         async def pull(version: int) -> dict[str, object]:
-            return await pull_version(session, store, version, rank, self.segments, await peers(), rendezvous.token)
+            agents = await asyncio.to_thread(read_agents, store)
+            peers = {str(r): a["url"] for r, a in agents.items()}
+            return await pull_version(session, store, version, str(rank), self.segments, peers, rendezvous.token)
 
         return Agent(
             node_rank=rank, address=self.address, token=rendezvous.token, log_dir=self._log_dir(), segment_dir=self.segments,
@@ -92,17 +96,16 @@ class Node:
     async def _serve(self, agent: Agent, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
         url = await agent.start()
         try:
-            lease = await asyncio.to_thread(store.lease, LEASE_S)
             record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address})
-            await asyncio.to_thread(store.put, f"agents/{self.identity.node_rank}", record, lease=lease)
+            held = await asyncio.to_thread(store.hold, f"agents/{self.identity.node_rank}", record, LEASE_S)
             log.info("agent of node %d of %d at %s", self.identity.node_rank, self.identity.node_count, url)
             waits = [
                 asyncio.create_task(self.stopping.wait()),
                 asyncio.create_task(agent.shutdown.wait()),
-                asyncio.create_task(self._keep_alive(lease)),
+                asyncio.create_task(self._lease_lost(held)),
             ]
             if self.head:
-                waits.append(asyncio.create_task(self._controller(agent)))
+                waits.append(asyncio.create_task(self._run_controller(agent)))
             done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
@@ -113,36 +116,25 @@ class Node:
             if self.head:
                 await self._end_others(rendezvous, store, session)
 
-    async def _controller(self, agent: Agent) -> None:
+    async def _run_controller(self, agent: Agent) -> None:
         """Run the controller as a child; its exit code is the job's."""
         environment = {
             "K15_RENDEZVOUS": str(self._rendezvous_path), "K15_NODES": str(self.identity.node_count),
-            "K15_NODE_RANK": "0", "K15_SEGMENT_DIR": str(self.segments), "K15_DEVICE": self.device,
+            "K15_DEVICE": self.device,
         }  # fmt: skip
         child = await agent.children.start(CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True)
-        self._controller_process = child.process
+        self._controller = child.process
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code
         if code < 0:
             log.error("the controller was killed by signal %d; the job ends", -code)
 
-    async def _keep_alive(self, lease) -> None:  # noqa: ANN001
-        """Refresh this node's lease; its loss means that the head node is gone or cut off."""
-        missed = 0
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            try:
-                await asyncio.to_thread(lease.refresh)
-                missed = 0
-            except Exception as error:  # any transport error of the client library counts as a miss
-                missed += 1
-                log.warning("the metadata server did not answer (%d of 4): %r", missed, error)
-                if missed >= 4:
-                    self.exit_code = 1
-                    raise ClusterError(
-                        "lost the metadata server on the head node for "
-                        f"{missed * LEASE_S // 3} s; this node ends its part of the job."
-                    ) from error
+    async def _lease_lost(self, held: Held) -> None:
+        """Ends when this node's lease could not be renewed: the head node is gone or cut off."""
+        while not held.lost.is_set():
+            await asyncio.sleep(1.0)
+        self.exit_code = 1
+        raise ClusterError(f"the metadata server on the head node was out of reach for {LEASE_S} s; this node ends its part.")
 
     async def _end_others(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
         others = await asyncio.to_thread(read_agents, store)
@@ -165,21 +157,18 @@ class Node:
 
     def _save_and_stop(self) -> None:
         """Slurm's signal before the time limit: the controller saves and ends with the requeue code."""
-        process = getattr(self, "_controller_process", None)
+        process = self._controller
         if process is not None and process.returncode is None:
             log.info("signal before the time limit: asking the controller to save")
             process.send_signal(signal.SIGUSR1)
 
     def _clean(self) -> None:
         if self._etcd is not None:
-            self._etcd.terminate()
-            try:
-                self._etcd.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._etcd.kill()
+            self._etcd.stop()
         if self._rendezvous_path is not None:
             self._rendezvous_path.unlink(missing_ok=True)
-        remove_folder(self.segments)
+        if self._claim is not None:
+            self._claim.release()
 
 
 def read_agents(store: Store) -> dict[int, dict]:

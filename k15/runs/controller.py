@@ -17,7 +17,7 @@ from k15.config.check import check
 from k15.config.compose import from_yaml
 from k15.config.schema import RunConfig
 from k15.data.sampler import PromptSampler
-from k15.data.tokenizer import Tokenizer, load_tokenizer
+from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import K15Error
 from k15.log import MetricsWriter, RolloutLog, get_logger
 from k15.node.client import AgentClient
@@ -120,7 +120,7 @@ async def run(cfg: RunConfig, run_dir: Path, fleet: Fleet, stop: asyncio.Event) 
         loop.metrics.close()
 
 
-async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: Tokenizer) -> None:
+async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: TextTokenizer) -> None:
     """The weights that RL starts from: the given folder's, or the tiny model after its warm-up."""
     assert fleet.trainer is not None
     if cfg.model.path is not None:
@@ -130,7 +130,7 @@ async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: Tokenizer) -> N
     await warm_up(fleet.trainer, tokenizer, cfg.warmup, cfg.seed, cfg.data.families)
 
 
-def canary(prompts, tokenizer: Tokenizer, limit: int) -> list[int]:  # noqa: ANN001
+def canary(prompts, tokenizer: TextTokenizer, limit: int) -> list[int]:  # noqa: ANN001
     """A fixed text of the run's own prompts, at most 64 tokens: engines and trainer must agree on its log-probs."""
     tokens: list[int] = []
     for prompt in prompts[:8]:

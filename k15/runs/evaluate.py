@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from k15.config.schema import RunConfig
-from k15.data.tokenizer import Tokenizer
+from k15.data.tokenizer import TextTokenizer
 from k15.eval.intervals import wilson
 from k15.reward.router import Rewards
 from k15.rollout.worker import RolloutWorker
@@ -14,7 +14,7 @@ class Evaluator:
     """`run()` answers each held-out prompt once greedily and `eval.samples` times at the rollout temperature."""
 
     def __init__(
-        self, cfg: RunConfig, prompts: Sequence[Prompt], worker: RolloutWorker, rewards: Rewards, tokenizer: Tokenizer
+        self, cfg: RunConfig, prompts: Sequence[Prompt], worker: RolloutWorker, rewards: Rewards, tokenizer: TextTokenizer
     ) -> None:
         self.cfg = cfg
         self.prompts = list(prompts)

@@ -18,7 +18,7 @@ from k15.node.rendezvous import Rendezvous
 from k15.rollout.client import EngineClient
 from k15.rollout.server import engine_command, wait_ready
 from k15.runs.trainer_client import TrainerClient
-from k15.weights.engine_client import update_engine
+from k15.weights.engine import update_engine
 from k15.weights.store import Store
 
 log = get_logger("fleet")
@@ -71,7 +71,7 @@ class Fleet:
                 rank = node * per_node + local
                 env = {
                     "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(per_node * len(self.agents)),
-                    "MASTER_ADDR": self.rendezvous.head_address, "MASTER_PORT": str(port), "K15_NODE_RANK": str(node),
+                    "MASTER_ADDR": self.rendezvous.head_address, "MASTER_PORT": str(port),
                     "K15_GENERATION": "0", "K15_RENDEZVOUS": str(self.rendezvous_path),
                     "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
                 }  # fmt: skip
@@ -119,7 +119,7 @@ class Fleet:
             await wait_ready(url, self.rendezvous.token, alive, START_TIMEOUT_S)
         except EngineError as error:
             raise EngineError(f"{name} on node {agent.node_rank} did not start: {error}\n{await agent.log_tail(name)}") from error
-        client = EngineClient(url, self.rendezvous.token, self.session, timeout_s=self.cfg.rollout.request_timeout_s, name=name)
+        client = EngineClient(url, self.rendezvous.token, self.session, self.cfg.rollout.request_timeout_s)
         return Engine(name, agent, client, self.model_dir, port)
 
     async def restart_engine(self, engine: Engine) -> None:

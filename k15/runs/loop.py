@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from k15.config.schema import RunConfig
 from k15.data.sampler import PromptSampler
-from k15.data.tokenizer import Tokenizer
+from k15.data.tokenizer import TextTokenizer
 from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger, rollout_record
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
@@ -39,7 +39,7 @@ class Loop:
     rewards: Rewards
     sampler: PromptSampler
     buffer: ReplayBuffer
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     evaluator: Evaluator
     metrics: MetricsWriter
     rollout_log: RolloutLog

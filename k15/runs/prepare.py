@@ -6,7 +6,7 @@ from k15.config.schema import RunConfig
 from k15.data.arithmetic import make_problems
 from k15.data.store import check_prompt_lengths, load_split
 from k15.data.tiny import write_tiny_model
-from k15.data.tokenizer import Tokenizer
+from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError
 from k15.types import Prompt
 
@@ -21,7 +21,7 @@ def model_folder(cfg: RunConfig, run_dir: Path) -> Path:
     return folder
 
 
-def load_prompts(cfg: RunConfig, tokenizer: Tokenizer) -> tuple[list[Prompt], list[Prompt]]:
+def load_prompts(cfg: RunConfig, tokenizer: TextTokenizer) -> tuple[list[Prompt], list[Prompt]]:
     """(training prompts, held-out prompts). Raises DataError for empty sets, bad rows, prompts over the context."""
     if cfg.data.kind == "arithmetic":
         families = cfg.data.families

@@ -20,7 +20,6 @@ from k15.config.schema import RunConfig
 from k15.errors import ConfigError
 from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
-from k15.node.service import Node
 
 log = get_logger("rl")
 MAY_CHANGE = ("cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "algo.iterations", "parallel.ranks_per_node")
@@ -48,6 +47,8 @@ def run(cfg: RunConfig) -> int:
         print(to_yaml(cfg))
         print(f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started.")
         return 0
+    from k15.node.service import Node  # brings torch: after the checks
+
     if identity.node_rank == 0:
         prepare_folder(cfg, run_dir)
     return asyncio.run(Node(identity, run_dir, device(cfg)).run())

@@ -27,7 +27,7 @@ from k15.train.device import init_distributed, pick_device
 from k15.train.trainer import Trainer
 from k15.weights.hf import save_hf
 from k15.weights.layout import to_hf
-from k15.weights.segments import write_segment
+from k15.weights.segments import load_manifest, read_segment, write_segment
 from k15.weights.store import Store
 
 log = get_logger("trainer")
@@ -86,7 +86,7 @@ class Rank:
         """Write this rank's shards under Hugging Face names and register them; returns the bytes of rank 0's segment."""
         written = 0
         if self.exports:
-            manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=self.node)
+            manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=str(self.node))
             self.store.register_manifest(version, manifest)
             written = manifest.nbytes
         dist.barrier()
@@ -101,7 +101,8 @@ class Rank:
     def export_hf(self, paths: list[str], folder: str) -> None:
         """Rank 0 writes a Hugging Face folder from the segments at `paths` (all of one version)."""
         if self.rank == 0:
-            save_hf(Path(folder), self.hf_config, self.model_dir, [Path(p) for p in paths])
+            slices = (piece for p in map(Path, paths) for piece in read_segment(p, load_manifest(p)))
+            save_hf(Path(folder), self.hf_config, self.model_dir, slices)
         dist.barrier()
 
     def save(self, folder: str) -> None:
@@ -153,7 +154,7 @@ def main() -> int:
         device,
         rank=int(os.environ["RANK"]),
         world=int(os.environ["WORLD_SIZE"]),
-        master=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
+        master=f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
     )
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:

@@ -9,7 +9,7 @@ import random
 
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
-from k15.data.tokenizer import Tokenizer
+from k15.data.tokenizer import TextTokenizer
 from k15.log import get_logger
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
@@ -26,17 +26,17 @@ def learning_rate(step: int, cfg: WarmupConfig) -> float:
     return cfg.min_lr + 0.5 * (cfg.lr - cfg.min_lr) * (1 + math.cos(math.pi * done))
 
 
-def samples_of(examples: list[tuple[str, str]], tokenizer: Tokenizer) -> list[Sample]:
+def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> list[Sample]:
     """(prompt, response) texts as samples; the response ends with the end-of-sequence token, and only it counts."""
     samples = []
     for prompt, response in examples:
         head = tokenizer.encode_prompt(prompt)
-        tail = [*tokenizer.encode(response), tokenizer.eos_id]
+        tail = tokenizer.encode_response(response)
         samples.append(Sample(tuple(head + tail), len(head), (1,) * len(tail)))
     return samples
 
 
-async def warm_up(trainer: TrainerClient, tokenizer: Tokenizer, cfg: WarmupConfig, seed: int, families: list[str]) -> dict[str, float]:
+async def warm_up(trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]) -> dict[str, float]:
     """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only."""
     examples = warmup_examples(
         cfg.steps * cfg.batch_size, seed, guess_fraction=cfg.guess_fraction, slip_fraction=cfg.slip_fraction, families=families
