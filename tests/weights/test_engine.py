@@ -1,0 +1,153 @@
+"""A real vLLM server started with dummy weights takes versions from segments of a TP2 x PP2 trainer."""
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+import torch
+
+from k15.errors import EngineError, WeightsError
+from k15.weights.engine import engine_version, update_engine
+from k15.weights.segments import segment_name
+
+pytestmark = pytest.mark.vllm
+PROMPT = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28, 84, 19] * 2  # > one cache block
+
+
+class Server:
+    """One vLLM API server on the CPU. `argv` and `env` are the settings that k15 itself uses."""
+
+    def __init__(self, model, port: int, log) -> None:
+        self.url, self.token, self.log = f"http://127.0.0.1:{port}", secrets.token_urlsafe(16), log
+        argv = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+        argv += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port)]
+        argv += ["--load-format", "dummy", "--dtype", "float32", "--enforce-eager"]
+        argv += ["--block-size", "32", "--max-model-len", "128", "--max-num-seqs", "8"]
+        argv += ["--kv-cache-memory-bytes", str(1 << 26), "--disable-uvicorn-access-log"]
+        argv += ["--worker-extension-cls", "k15.weights.engine.EngineWeights"]
+        argv += ["--middleware", "k15.weights.engine.RequireToken"]
+        env = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": self.token, "OMP_NUM_THREADS": "1"}
+        env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
+
+    async def ready(self, session) -> None:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()[-4000:]
+            try:
+                async with session.get(f"{self.url}/health") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.5)
+        raise AssertionError(self.log.read_text()[-4000:])
+
+    async def logprobs(self, session) -> torch.Tensor:
+        """log p(token t | tokens before) of PROMPT[1:] from the engine, the sampled greedy token's appended."""
+        body = {"model": "policy", "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "logprobs": 0}
+        body |= {"prompt_logprobs": 0, "return_token_ids": True}
+        async with session.post(f"{self.url}/v1/completions", json=body, headers=self.headers) as answer:
+            assert answer.status == 200, await answer.text()
+            choice = (await answer.json())["choices"][0]
+        given = [step[str(t)]["logprob"] for step, t in zip(choice["prompt_logprobs"][1:], PROMPT[1:], strict=True)]
+        return torch.tensor(given + choice["logprobs"]["token_logprobs"])
+
+    async def cached_logprob(self, session) -> float:
+        """The greedy next token's log-probability by a request that may use the prefix cache."""
+        body = {"model": "policy", "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "logprobs": 0}
+        async with session.post(f"{self.url}/v1/completions", json=body, headers=self.headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return (await answer.json())["choices"][0]["logprobs"]["token_logprobs"][0]
+
+    @property
+    def headers(self):
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def save_tokenizer(folder, size: int) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0", eos_token="w1").save_pretrained(folder)
+
+
+def expected(model) -> torch.Tensor:
+    with torch.no_grad():
+        rows = model(torch.tensor([PROMPT])).logits[0].float().log_softmax(-1)
+    return torch.cat([rows[:-1].gather(1, torch.tensor(PROMPT[1:])[:, None])[:, 0], rows[-1].max()[None]])
+
+
+async def same(server, session, model) -> None:
+    want = expected(model)
+    torch.testing.assert_close(await server.logprobs(session), want, atol=1e-4, rtol=0)
+    for _ in range(2):  # the second one hits the prefix cache
+        assert abs(await server.cached_logprob(session) - want[-1].item()) < 1e-4
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def tied(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(make_model, tmp_path_factory, tied):
+    import socket
+
+    folder = tmp_path_factory.mktemp("engine")
+    _, config = make_model(folder / "model", "qwen2", seed=99, tie_word_embeddings=tied)
+    save_tokenizer(folder / "model", config["vocab_size"])
+    (folder / "model" / "model.safetensors").unlink()  # the engine must not need any weights
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = Server(folder / "model", port, folder / "server.log")
+    yield server, config
+    server.stop()
+
+
+async def test_versions_reach_the_engine(engine, tied, make_model, write_version, tmp_path):
+    server, config = engine
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    models, paths = {}, {}
+    for version, (tp, pp) in {1: (2, 2), 2: (1, 1), 3: (2, 2)}.items():
+        models[version], again = make_model(tmp_path / str(version), seed=version, tie_word_embeddings=tied)
+        assert again == config
+        read = models[version].state_dict().__getitem__
+        gap = "decoder.layers.2.mlp.linear_fc2.weight"
+        skip = (lambda name, rank: name == gap and rank == 3) if version == 3 else (lambda name, rank: False)
+        write_version(shm, config, read, version, tp, pp, skip)
+        paths[version] = [str(shm / segment_name(version, rank)) for rank in range(tp * pp)]
+
+    async with aiohttp.ClientSession() as session:
+        await server.ready(session)
+        assert await engine_version(session, server.url, server.token) == -1
+        times = await update_engine(session, server.url, server.token, 1, paths[1])
+        print("update", times)
+        await same(server, session, models[1])
+        print("update", await update_engine(session, server.url, server.token, 2, paths[2]))
+        await same(server, session, models[2])
+
+        with pytest.raises(WeightsError, match="layers.2.mlp.down_proj.weight has"):  # a gap
+            await update_engine(session, server.url, server.token, 3, paths[3])
+        with pytest.raises(WeightsError, match="are of version|is of version"):
+            await update_engine(session, server.url, server.token, 7, paths[1])
+        assert await engine_version(session, server.url, server.token) == 2
+        await same(server, session, models[2])
+
+        with pytest.raises(EngineError, match="401"):
+            await update_engine(session, server.url, "not the token", 1, paths[1])
