@@ -39,7 +39,15 @@ class Agent:
     """
 
     def __init__(
-        self, *, node_rank: int, address: str, token: str, log_dir: Path, segment_dir: Path, pull: Puller, collect: Collector
+        self,
+        *,
+        node_rank: int,
+        address: str,
+        token: str,
+        log_dir: Path,
+        segment_dir: Path,
+        pull: Puller,
+        collect: Collector,
     ) -> None:
         self.node_rank = node_rank
         self.address = address

@@ -24,7 +24,9 @@ class AgentClient:
             ) as answer:
                 body = await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterError(f"the agent of node {self.node_rank} at {self.url} does not answer {route}: {error!r}") from error
+            raise ClusterError(
+                f"the agent of node {self.node_rank} at {self.url} does not answer {route}: {error!r}"
+            ) from error
         if answer.status != 200:
             raise ClusterError(f"agent of node {self.node_rank}, {method} {route}: {body.get('error', body)}")
         return body

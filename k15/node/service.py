@@ -1,7 +1,7 @@
 """One node of a job from start to end: metadata server (head), agent, controller (head), and a clean finish whatever happens.
 
-    head: etcd -> rendezvous file -> agent -> controller -> wait -> shutdown of all agents -> etcd ends
-    else: rendezvous file -> agent -> wait for shutdown, a signal, or the loss of the metadata server
+head: etcd -> rendezvous file -> agent -> controller -> wait -> shutdown of all agents -> etcd ends
+else: rendezvous file -> agent -> wait for shutdown, a signal, or the loss of the metadata server
 """
 
 import asyncio
@@ -53,7 +53,10 @@ class Node:
         for folder in remove_stale():
             log.warning("removed %s, left behind by a job that was killed", folder)
         self._claim = claim(self.segments)
-        os.environ |= {"K15_SEGMENT_DIR": str(self.segments), "K15_NODE_RANK": str(self.identity.node_rank)}  # for children
+        os.environ |= {
+            "K15_SEGMENT_DIR": str(self.segments),
+            "K15_NODE_RANK": str(self.identity.node_rank),
+        }  # for children
         try:
             rendezvous = await self._meet()
             store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
@@ -122,7 +125,9 @@ class Node:
             "K15_RENDEZVOUS": str(self._rendezvous_path), "K15_NODES": str(self.identity.node_count),
             "K15_DEVICE": self.device,
         }  # fmt: skip
-        child = await agent.children.start(CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True)
+        child = await agent.children.start(
+            CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True
+        )
         self._controller = child.process
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code
@@ -134,7 +139,9 @@ class Node:
         while not held.lost.is_set():
             await asyncio.sleep(1.0)
         self.exit_code = 1
-        raise ClusterError(f"the metadata server on the head node was out of reach for {LEASE_S} s; this node ends its part.")
+        raise ClusterError(
+            f"the metadata server on the head node was out of reach for {LEASE_S} s; this node ends its part."
+        )
 
     async def _end_others(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
         others = await asyncio.to_thread(read_agents, store)

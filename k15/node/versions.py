@@ -23,7 +23,13 @@ def one_of_each(manifests: Iterable[Manifest], node: str) -> list[Manifest]:
 
 
 async def pull_version(
-    session: aiohttp.ClientSession, store: Store, version: int, node: str, directory: Path, peers: Mapping[str, str], token: str
+    session: aiohttp.ClientSession,
+    store: Store,
+    version: int,
+    node: str,
+    directory: Path,
+    peers: Mapping[str, str],
+    token: str,
 ) -> dict[str, object]:
     """Make `version` whole in `directory`; {"paths": local segment files, "bytes_pulled": from `peers` (node -> URL)}.
 

@@ -16,6 +16,11 @@ def loss_mask(rollout: Rollout, newest_only: bool) -> tuple[int, ...]:
     return mask
 
 
+def spent(rollout: Rollout, version: int) -> int:
+    """Tokens that this weight version has sampled of it: what is gone of the iteration's budget, also over a restart."""
+    return sum(len(s.tokens) for s in rollout.segments if s.version == version)
+
+
 def check_lengths(rollout: Rollout, max_response_tokens: int) -> None:
     """Raises EngineError unless tokens, log-probs and mask have one length, of at most `max_response_tokens`."""
     lengths = {len(rollout.response_tokens), len(rollout.response_logprobs), len(loss_mask(rollout, False))}

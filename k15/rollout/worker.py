@@ -8,6 +8,7 @@ from k15.rollout.client import EngineClient
 from k15.rollout.metrics import PhaseMetrics
 from k15.rollout.phase import Lane, OnEngineFailure, OnProgress, Phase, Plan, check_plan
 from k15.rollout.seeds import derive_seed
+from k15.rollout.staleness import spent
 from k15.types import Group, Rollout
 
 
@@ -44,16 +45,21 @@ class RolloutWorker:
     async def run(self, groups: Sequence[Group], version: int, on_progress: OnProgress | None = None) -> list[Group]:
         """Starts or continues every unfinished rollout of `groups` by at most `cfg.budget_tokens` tokens.
 
+        The budget is a weight version's: a phase that was stopped and is run again gives each rollout what it has left.
         `version` is the weights' that the engines hold now. Returns the groups in their order. Raises ConfigError
         when a prompt and its response cannot fit the context, EngineError when engines fail beyond `max_retries`
         (the groups passed in are then still the truth).
         """
-        todo = [r for g in groups for r in g.rollouts if not r.finished]
+
+        def due(r: Rollout) -> bool:
+            return not r.finished and spent(r, version) < self.cfg.budget_tokens
+
+        todo = [r for g in groups for r in g.rollouts if due(r)]
         keys = [(r.prompt_id, r.index) for g in groups for r in g.rollouts]
         assert len(set(keys)) == len(keys), "a rollout is in the phase twice"
         plan = self._plan(self.cfg.temperature, self.cfg.top_p, self.cfg.budget_tokens, self.cfg.max_response_tokens)
         done = iter(await self._run(todo, plan, version, self.seed, on_progress))
-        extended = [Group(g.prompt, tuple(r if r.finished else next(done) for r in g.rollouts)) for g in groups]
+        extended = [Group(g.prompt, tuple(next(done) if due(r) else r for r in g.rollouts)) for g in groups]
         assert next(done, None) is None
         return extended
 

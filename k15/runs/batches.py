@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from k15.config.schema import RunConfig
 from k15.reward.baseline import baselines
+from k15.rollout.metrics import PhaseMetrics
 from k15.rollout.staleness import loss_mask
 from k15.types import Batch, Group, Sample, Score
 
@@ -57,3 +58,13 @@ def rollout_metrics(groups: Sequence[Group], scores: Sequence[Sequence[Score]], 
         "segments_mean": statistics.fmean(len(r.segments) for r, _ in pairs),
         "off_policy_token_fraction": old / max(1, sum(lengths)),
     }
+
+
+def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
+    """What the rollout phase itself cost: tokens, speed, tail, stops on repetition, engine failures."""
+    return {
+        "tokens_generated": phase.tokens, "tokens_per_s": phase.tokens_per_s, "rollout_tail_s": phase.tail_s,
+        "finish_budget": float(phase.finishes.get("budget", 0)),
+        "repetition_tokens_saved": float(phase.repetition_saved_tokens_upper_bound),
+        "rollout_retries": float(phase.retries), "engine_failures": float(phase.engine_failures),
+    }  # fmt: skip

@@ -24,6 +24,8 @@ from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
+from k15.rollout.client import EngineClient
+from k15.rollout.phase import OnEngineFailure
 from k15.rollout.worker import RolloutWorker
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
@@ -64,7 +66,10 @@ async def main(run_dir: Path) -> int:
 async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, count: int) -> list[AgentClient]:
     """Wait until all `count` agents have registered; in node order."""
     for _ in range(300):
-        found = {int(k.rsplit("/", 1)[1]): json.loads(v) for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()}
+        found = {
+            int(k.rsplit("/", 1)[1]): json.loads(v)
+            for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()
+        }
         if len(found) == count:
             return [AgentClient(session, found[rank]["url"], token, rank) for rank in sorted(found)]
         await asyncio.sleep(1.0)
@@ -82,7 +87,7 @@ async def run(cfg: RunConfig, run_dir: Path, fleet: Fleet, stop: asyncio.Event) 
     trainer, _ = await asyncio.gather(fleet.start_trainer(), fleet.start_engines())
     rewards = Rewards(cfg.reward)
     worker = RolloutWorker(
-        [e.client for e in fleet.engines], cfg.rollout, max_context=cfg.model.max_context_tokens, eos_id=tokenizer.eos_id,
+        [e.client for e in fleet.engines], cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens,
         on_engine_failure=engine_medic(fleet),
     )  # fmt: skip
     loop = Loop(
@@ -99,17 +104,17 @@ async def run(cfg: RunConfig, run_dir: Path, fleet: Fleet, stop: asyncio.Event) 
         loop.state = state
         loop.sampler.load_state_dict(state.sampler)
         loop.buffer.load_state_dict(state.buffer)
-        loop.metrics.resume_at(state.iteration)
-        loop.rollout_log.resume_at(state.iteration)
+        loop.metrics.resume_at(state.iteration + 1)
+        loop.rollout_log.resume_at(state.iteration + 1)
         await fleet.hand_off(state.version)
     else:
-        loop.metrics.resume_at(-1)
-        loop.rollout_log.resume_at(-1)
+        loop.metrics.resume_at(0)
+        loop.rollout_log.resume_at(0)
         await first_weights(cfg, fleet, tokenizer)
         handed = await fleet.hand_off(0)
         start = await loop.evaluator.run()
         loop.state = LoopState(start=start)
-        loop.metrics.write({"iteration": -1, "version": 0, **start, **handed})
+        loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
         log.info("before RL: %s", start)
         await loop.save()
     try:
@@ -138,17 +143,18 @@ def canary(prompts, tokenizer: TextTokenizer, limit: int) -> list[int]:  # noqa:
     return tokens[: min(64, limit - 1)]
 
 
-def engine_medic(fleet: Fleet):  # noqa: ANN201
+def engine_medic(fleet: Fleet) -> OnEngineFailure:
     """What the rollout worker does about a failed engine: restart it with the current weights, one healer at a time."""
     locks = {e.name: asyncio.Lock() for e in fleet.engines}
 
-    async def heal(client, error: Exception) -> None:  # noqa: ANN001
+    async def heal(client: EngineClient, error: Exception) -> EngineClient:
         engine = next(e for e in fleet.engines if e.client is client)
         async with locks[engine.name]:
             state = (await engine.agent.processes())[engine.name]
             if not state["alive"]:
                 log.error("%s ended with code %s: %s", engine.name, state["returncode"], error)
                 await fleet.restart_engine(engine)
+        return engine.client
 
     return heal
 

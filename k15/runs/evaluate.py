@@ -1,10 +1,11 @@
 """Held-out accuracy during a run: greedy and sampled, with 95 % intervals, on the engines that the loop uses."""
 
+import asyncio
 from collections.abc import Sequence
 
 from k15.config.schema import RunConfig
 from k15.data.tokenizer import TextTokenizer
-from k15.eval.intervals import wilson
+from k15.eval.intervals import clustered_wilson
 from k15.reward.router import Rewards
 from k15.rollout.worker import RolloutWorker
 from k15.types import Group, Prompt
@@ -14,7 +15,12 @@ class Evaluator:
     """`run()` answers each held-out prompt once greedily and `eval.samples` times at the rollout temperature."""
 
     def __init__(
-        self, cfg: RunConfig, prompts: Sequence[Prompt], worker: RolloutWorker, rewards: Rewards, tokenizer: TextTokenizer
+        self,
+        cfg: RunConfig,
+        prompts: Sequence[Prompt],
+        worker: RolloutWorker,
+        rewards: Rewards,
+        tokenizer: TextTokenizer,
     ) -> None:
         self.cfg = cfg
         self.prompts = list(prompts)
@@ -26,24 +32,32 @@ class Evaluator:
     async def run(self) -> dict[str, float]:
         """eval_{greedy,sampled}_{accuracy,low,high,length} and eval_n (problems)."""
         result: dict[str, float] = {"eval_n": len(self.prompts)}
-        for name, temperature, n in (("greedy", 0.0, 1), ("sampled", self.cfg.rollout.temperature, self.cfg.eval.samples)):
-            correct, lengths = await self._answers(temperature, n)
-            low, high = wilson(sum(correct), len(correct))
+        for name, temperature, n in (
+            ("greedy", 0.0, 1),
+            ("sampled", self.cfg.rollout.temperature, self.cfg.eval.samples),
+        ):
+            verdicts, lengths = await self._answers(temperature, n)
+            share = clustered_wilson(verdicts)
             result |= {
-                f"eval_{name}_accuracy": sum(correct) / len(correct), f"eval_{name}_low": low, f"eval_{name}_high": high,
+                f"eval_{name}_accuracy": share.estimate, f"eval_{name}_low": share.low, f"eval_{name}_high": share.high,
                 f"eval_{name}_length": sum(lengths) / len(lengths),
             }  # fmt: skip
         return result
 
-    async def _answers(self, temperature: float, n: int) -> tuple[list[bool], list[int]]:
-        """Verdicts and response lengths (tokens) of n answers to every prompt."""
+    async def _answers(self, temperature: float, n: int) -> tuple[list[list[bool]], list[int]]:
+        """Verdicts by prompt and response lengths (tokens) of n answers to every prompt."""
         rollouts = await self.worker.sample(
-            self._tokens, n=n, temperature=temperature, max_tokens=self.cfg.rollout.max_response_tokens, seed=self.cfg.seed
+            self._tokens,
+            n=n,
+            temperature=temperature,
+            max_tokens=self.cfg.rollout.max_response_tokens,
+            seed=self.cfg.seed,
         )
-        correct, lengths = [], []
+        verdicts, lengths = [], []
         for i, prompt in enumerate(self.prompts):
             mine = rollouts[i * n : (i + 1) * n]
             texts = [self.tokenizer.decode(r.response_tokens) for r in mine]
-            correct += await self.rewards.verdicts(Group(prompt, tuple(mine)), texts)
+            scores = await asyncio.to_thread(self.rewards.score_group, Group(prompt, tuple(mine)), texts, 0)
+            verdicts.append([s.correct for s in scores])
             lengths += [r.length for r in mine]
-        return correct, lengths
+        return verdicts, lengths

@@ -1,6 +1,6 @@
 """All processes of a job seen from the controller: agents, trainer ranks, engines; and the hand-off of weights between them.
 
-    trainer.publish(v) -> segments + manifests -> every agent pulls what it lacks -> every engine loads v -> canary -> collect
+trainer.publish(v) -> segments + manifests -> every agent pulls what it lacks -> every engine loads v -> canary -> collect
 """
 
 import asyncio
@@ -75,7 +75,9 @@ class Fleet:
                     "K15_GENERATION": "0", "K15_RENDEZVOUS": str(self.rendezvous_path),
                     "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
                 }  # fmt: skip
-                await agent.start(f"trainer-{rank}", "k15.runs.trainer_rank", [str(self.run_dir), str(self.model_dir)], env)
+                await agent.start(
+                    f"trainer-{rank}", "k15.runs.trainer_rank", [str(self.run_dir), str(self.model_dir)], env
+                )
         self.trainer = await TrainerClient.connect(
             self.store, "0", self.rendezvous.token, self._dead_trainer, timeout_s=START_TIMEOUT_S
         )
@@ -95,7 +97,9 @@ class Fleet:
     async def start_engines(self) -> list[Engine]:
         """Start every vLLM server with dummy weights, all nodes at once."""
         names = [
-            (agent, f"engine-{agent.node_rank}-{i}") for agent in self.agents for i in range(self.cfg.rollout.engines_per_node)
+            (agent, f"engine-{agent.node_rank}-{i}")
+            for agent in self.agents
+            for i in range(self.cfg.rollout.engines_per_node)
         ]
         self.engines = list(await asyncio.gather(*(self._start_engine(agent, name) for agent, name in names)))
         return self.engines
@@ -112,15 +116,23 @@ class Fleet:
         await agent.start(name, argv[module + 1], argv[module + 2 :], env)
         url = f"http://{host}:{port}"
 
-        async def alive() -> bool:
-            return (await agent.processes())[name]["alive"]
-
+        watching = asyncio.create_task(self._until_dead(agent, name))
         try:
-            await wait_ready(url, self.rendezvous.token, alive, START_TIMEOUT_S)
+            await wait_ready(url, self.rendezvous.token, lambda: not watching.done(), START_TIMEOUT_S)
         except EngineError as error:
-            raise EngineError(f"{name} on node {agent.node_rank} did not start: {error}\n{await agent.log_tail(name)}") from error
+            raise EngineError(
+                f"{name} on node {agent.node_rank} did not start: {error}\n{await agent.log_tail(name)}"
+            ) from error
+        finally:
+            watching.cancel()
         client = EngineClient(url, self.rendezvous.token, self.session, self.cfg.rollout.request_timeout_s)
         return Engine(name, agent, client, self.model_dir, port)
+
+    @staticmethod
+    async def _until_dead(agent: AgentClient, name: str) -> None:
+        """Returns when the agent says that the process has ended."""
+        while (await agent.processes())[name]["alive"]:
+            await asyncio.sleep(1.0)
 
     async def restart_engine(self, engine: Engine) -> None:
         """Replace a dead or stale server by a new one that holds the current version; the client keeps its identity."""

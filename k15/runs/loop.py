@@ -1,8 +1,8 @@
 """One iteration after another: rollout, reward, train, weights (report 2.6.1). The controller's heart; owns no process.
 
-    sampler -> groups -> worker.run -> finished groups -> rewards -> batch -> trainer -> hand-off -> next iteration
-                 ^                          |
-                 +---- replay buffer <------+ unfinished groups, continued from their prefix
+sampler -> groups -> worker.run -> finished groups -> rewards -> batch -> trainer -> hand-off -> next iteration
+             ^                          |
+             +---- replay buffer <------+ unfinished groups, continued from their prefix
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger,
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
 from k15.rollout.worker import RolloutWorker
-from k15.runs.batches import build_batch, rollout_metrics
+from k15.runs.batches import build_batch, phase_metrics, rollout_metrics
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
 from k15.runs.state import Checkpoints, LoopState
@@ -69,21 +69,19 @@ class Loop:
         progress.update(number + 1, "rollout")
         with self.timer.span("rollout"):
             groups = await self._rollouts()
-        done = [g for g in groups if g.finished]
-        self.buffer.add([g for g in groups if not g.finished])
+        done = self.buffer.take_completed()
         with self.timer.span("reward"):
             scores = await self._score(done, number)
         row: dict[str, object] = {
-            "iteration": number, "version": s.version, **rollout_metrics(done, scores, s.version), **self.worker.metrics(),
-            "groups_unfinished": len(groups) - len(done), "prompts_seen": s.draws,
+            "iteration": number + 1, "version": s.version, **rollout_metrics(done, scores, s.version),
+            **phase_metrics(self.worker.metrics), "groups_unfinished": self.buffer.unfinished, "prompts_seen": s.draws,
         }  # fmt: skip
         self._log_rollouts(number, groups, done, scores)
         progress.update(
             number + 1, "train", tokens_per_s=row.get("tokens_per_s"), reward=row.get("reward_mean"),
             accuracy=row.get("accuracy"), length=row.get("response_length_mean"),
         )  # fmt: skip
-        if done:
-            row |= await self._update(done, scores)
+        row |= await self._update(done, scores)
         if (number + 1) % self.cfg.eval.every == 0 or number + 1 == self.cfg.algo.iterations:
             progress.update(number + 1, "eval")
             with self.timer.span("eval"):
@@ -91,11 +89,12 @@ class Loop:
         return row | self.timer.take()
 
     async def _rollouts(self) -> list[Group]:
-        """This iteration's groups after one segment each: the unfinished ones first, then new prompts."""
+        """All groups in flight after one segment each: the unfinished ones first, then new prompts."""
         groups = self.buffer.take_unfinished()
         if not self.state.drawn:
             busy = {g.prompt.id for g in groups}
-            prompts = self.sampler.next(self.cfg.algo.prompts_per_iteration, exclude=busy)
+            number = self.state.iteration
+            prompts = self.sampler.next(self.cfg.algo.prompts_per_iteration, exclude=busy, iteration=number)
             groups += [self._new_group(p) for p in prompts]
             self.state.drawn = True
         running = asyncio.create_task(self.worker.run(groups, self.state.version))
@@ -105,9 +104,11 @@ class Loop:
             await self.worker.abort()
         stopping.cancel()
         groups = await running
-        self.state.tokens_generated += int(self.worker.metrics()["tokens_generated"])
-        if self.stop_requested.is_set():
-            self.buffer.add(groups)  # finished ones too: they are scored and trained after the restart
+        self.state.tokens_generated += self.worker.metrics.tokens
+        self.buffer.add(groups)
+        if (
+            self.stop_requested.is_set()
+        ):  # groups that are complete wait in the buffer: they are trained after the restart
             await self.save()
             raise Interrupted
         return groups
@@ -120,16 +121,24 @@ class Loop:
 
     async def _score(self, groups: list[Group], iteration: int) -> list[list[Score]]:
         texts = [[self.tokenizer.decode(r.response_tokens) for r in g.rollouts] for g in groups]
-        scores = [await self.rewards.score_group(g, t, iteration) for g, t in zip(groups, texts, strict=True)]
+        scores = [
+            await asyncio.to_thread(self.rewards.score_group, g, t, iteration)
+            for g, t in zip(groups, texts, strict=True)
+        ]
         for group, group_scores in zip(groups, scores, strict=True):
             self.sampler.record(group.prompt.id, [float(x.correct) for x in group_scores])
         return scores
 
     async def _update(self, groups: list[Group], scores: list[list[Score]]) -> dict[str, object]:
-        """Train on the finished groups, then hand the new weights to the engines."""
-        with self.timer.span("train"):
-            batch = build_batch(groups, scores, self.cfg, self.state.version)
-            trained = await self.fleet.trainer.call("train_iteration", batch=batch)
+        """Train on the finished groups, then hand the new weights to the engines.
+
+        With no finished group the weights stay, but get a new version all the same: it opens the next token budget.
+        """
+        trained: dict[str, object] = {}
+        if groups:
+            with self.timer.span("train"):
+                batch = build_batch(groups, scores, self.cfg, self.state.version)
+                trained = await self.fleet.trainer.call("train_iteration", batch=batch)
         self.state.version += 1
         with self.timer.span("weights"):
             handed = await self.fleet.hand_off(self.state.version)
@@ -145,7 +154,7 @@ class Loop:
             for rollout, score in zip(group.rollouts, group_scores, strict=True):
                 text = self.tokenizer.decode(rollout.response_tokens)
                 records.append(rollout_record(group.prompt, rollout, score, text))
-        self.rollout_log.write(number, records)
+        self.rollout_log.write(number + 1, records)
 
     async def save(self) -> None:
         """A checkpoint of everything: weights, optimizer, sampler, unfinished rollouts, counters."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from k15.config.schema import RunConfig
-from k15.data.arithmetic import make_problems
-from k15.data.store import check_prompt_lengths, load_split
+from k15.data.store import check_prompt_lengths, load_datasets
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError
+from k15.reward.router import check_domains
 from k15.types import Prompt
 
 
@@ -17,23 +17,19 @@ def model_folder(cfg: RunConfig, run_dir: Path) -> Path:
         return Path(cfg.model.path).absolute()
     folder = run_dir / "model"
     if not (folder / "config.json").is_file():
-        write_tiny_model(folder, cfg.model.tiny, cfg.model.max_context_tokens)
+        write_tiny_model(folder, cfg.model.tiny, cfg.model.max_context_tokens, cfg.model.dtype)
     return folder
 
 
 def load_prompts(cfg: RunConfig, tokenizer: TextTokenizer) -> tuple[list[Prompt], list[Prompt]]:
     """(training prompts, held-out prompts). Raises DataError for empty sets, bad rows, prompts over the context."""
-    if cfg.data.kind == "arithmetic":
-        families = cfg.data.families
-        train = make_problems(cfg.data.train_size, cfg.seed, "train", families)
-        held_out = make_problems(cfg.data.eval_size, cfg.seed, "eval", families)
-    else:
-        train, held_out = load_split(cfg.data)
+    train, held_out = load_datasets(cfg.data, cfg.seed)
     held_out = held_out[: cfg.eval.size]
     if len(train) < cfg.algo.prompts_per_iteration:
         raise DataError(
             f"there are {len(train)} training prompts, fewer than algo.prompts_per_iteration={cfg.algo.prompts_per_iteration}. "
             "Lower algo.prompts_per_iteration or give more prompts."
         )
+    check_domains([*train, *held_out])
     check_prompt_lengths([*train, *held_out], tokenizer, cfg.model.max_context_tokens - cfg.rollout.max_response_tokens)
     return train, held_out

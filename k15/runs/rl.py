@@ -22,7 +22,17 @@ from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
 
 log = get_logger("rl")
-MAY_CHANGE = ("cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "algo.iterations", "parallel.ranks_per_node")
+MAY_CHANGE = (
+    "cluster",
+    "log",
+    "save",
+    "eval",
+    "name",
+    "run_dir",
+    "dry_run",
+    "algo.iterations",
+    "parallel.ranks_per_node",
+)
 
 
 @hydra.main(config_path="pkg://k15.conf", config_name="rl", version_base="1.3")
@@ -45,7 +55,9 @@ def run(cfg: RunConfig) -> int:
     cfg.run_dir = str(run_dir)
     if cfg.dry_run:
         print(to_yaml(cfg))
-        print(f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started.")
+        print(
+            f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started."
+        )
         return 0
     from k15.node.service import Node  # brings torch: after the checks
 

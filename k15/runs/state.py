@@ -1,7 +1,7 @@
 """Checkpoints of a run: `checkpoints/<iteration>-<phase>/`, written aside and renamed, so that one is whole or absent.
 
-    trainer/        one file a rank (train room)
-    controller.json sampler, replay buffer, counters, phase
+trainer/        one file a rank (train room)
+controller.json sampler, replay buffer, counters, phase
 """
 
 import json
@@ -68,4 +68,6 @@ class Checkpoints:
         try:
             return found[-1], LoopState(**json.loads((found[-1] / "controller.json").read_text()))
         except (json.JSONDecodeError, TypeError) as error:
-            raise K15Error(f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before.") from error
+            raise K15Error(
+                f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before."
+            ) from error

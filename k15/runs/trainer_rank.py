@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Listener
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from k15.node.rendezvous import Rendezvous
 from k15.train.device import init_distributed, pick_device
 from k15.train.trainer import Trainer
 from k15.weights.hf import save_hf
-from k15.weights.layout import to_hf
+from k15.weights.layout import Slice, to_hf
 from k15.weights.segments import load_manifest, read_segment, write_segment
 from k15.weights.store import Store
 
@@ -54,14 +55,14 @@ class Rank:
             seed=self.cfg.seed,
             temperature=self.cfg.rollout.temperature,
         )
-        self.exports = self._exports_here()
+        self.first_twin_here = self._first_twin_here()
 
-    def _exports_here(self) -> bool:
-        """One replica of each shard a node is enough: the lowest rank among this node's data-parallel twins exports."""
-        mine = (self.node, self.trainer.shard_key(), self.rank)
+    def _first_twin_here(self) -> bool:
+        """Is this the lowest rank of its node that holds these shards? Then it gives them to the node's engines."""
+        mine = (self.node, self.trainer.model_parallel_rank(), self.rank)
         every: list[tuple] = [None] * dist.get_world_size()  # type: ignore[list-item]
         dist.all_gather_object(every, mine)
-        return self.rank == min(r for node, key, r in every if (node, key) == mine[:2])
+        return self.rank == min(rank for node, shards, rank in every if (node, shards) == mine[:2])
 
     def init(self, source: str) -> None:
         """`random`: fresh weights from the run's seed; `hf`: from the model folder."""
@@ -84,19 +85,23 @@ class Rank:
 
     def publish(self, version: int) -> int:
         """Write this rank's shards under Hugging Face names and register them; returns the bytes of rank 0's segment."""
-        written = 0
-        if self.exports:
-            manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=str(self.node))
+        manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=str(self.node))
+        if manifest.entries:
             self.store.register_manifest(version, manifest)
-            written = manifest.nbytes
         dist.barrier()
-        return written
+        return manifest.nbytes
 
-    def _slices(self):  # noqa: ANN202
-        t = self.trainer
-        for name, tensor in t.named_parameters_local():
-            rank, size = t.tensor_parallel_of(name)
-            yield from to_hf(self.hf_config, name, tensor, rank, size)
+    def _slices(self) -> Iterator[Slice]:
+        """What this rank exports: over all ranks of a node (no experts split), or of the job, each element once.
+
+        With experts split over data-parallel ranks, twins share only a part: then each shard has one owner in the job.
+        """
+        trainer = self.trainer
+        if self.cfg.parallel.expert > 1:
+            yield from trainer.hf_slices()
+        elif self.first_twin_here:
+            for name, tensor in trainer.named_parameters_local():
+                yield from to_hf(self.hf_config, name, tensor, *trainer.shard_of(name))
 
     def export_hf(self, paths: list[str], folder: str) -> None:
         """Rank 0 writes a Hugging Face folder from the segments at `paths` (all of one version)."""

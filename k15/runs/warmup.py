@@ -36,10 +36,16 @@ def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> lis
     return samples
 
 
-async def warm_up(trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]) -> dict[str, float]:
+async def warm_up(
+    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]
+) -> dict[str, float]:
     """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only."""
     examples = warmup_examples(
-        cfg.steps * cfg.batch_size, seed, guess_fraction=cfg.guess_fraction, slip_fraction=cfg.slip_fraction, families=families
+        cfg.steps * cfg.batch_size,
+        seed,
+        guess_fraction=cfg.guess_fraction,
+        slip_fraction=cfg.slip_fraction,
+        families=families,
     )
     random.Random(f"warm-up order {seed}").shuffle(examples)
     recent: list[float] = []
