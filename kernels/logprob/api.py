@@ -66,7 +66,7 @@ class _LinearLogprob(torch.autograd.Function):
     """Forward keeps hidden, weight and log Z [T] (and the entropy [T]); backward recomputes the logits block by block."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, temperature, group, start, total, want_entropy):  # noqa: D102
+    def forward(ctx, hidden, weight, target, temperature, group, start, total, want_entropy):
         acc = torch.promote_types(hidden.dtype, torch.float32)
         rows = weight[: max(0, min(weight.shape[0], total - start))].to(acc)
         tokens = hidden.shape[0]
@@ -102,7 +102,7 @@ class _LinearLogprob(torch.autograd.Function):
         return logprob, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprob, grad_entropy):  # noqa: D102
+    def backward(ctx, grad_logprob, grad_entropy):
         hidden, weight, local, mine, keep, log_z, entropy = ctx.saved_tensors
         temperature, group, valid, acc, want_entropy = ctx.rest
         g = torch.where(keep, grad_logprob, 0.0).to(acc)

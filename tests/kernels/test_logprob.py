@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.multiprocessing as mp
-
 from k15.kernels.logprob import IGNORE, api, linear_logprob, linear_logprob_naive
 
 TOKENS, HIDDEN, VOCAB = 13, 7, 11
@@ -72,7 +71,9 @@ def _vocab_parallel_rank(rank: int, size: int, store: str, out) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     hidden, weight, target = _case()
-    padded = torch.cat([weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)])  # padding would dominate
+    padded = torch.cat(
+        [weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)]
+    )  # padding would dominate
     h, w = hidden.requires_grad_(), padded.chunk(size)[rank].clone().requires_grad_()
     logprob, entropy = linear_logprob(
         h, w, target, temperature=0.7, tp_group=torch.distributed.group.WORLD, return_entropy=True, vocab_size=VOCAB

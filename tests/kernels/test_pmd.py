@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from k15.kernels.logprob import linear_logprob
 from k15.kernels.pmd import pmd_loss, pmd_loss_naive
 

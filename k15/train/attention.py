@@ -1,0 +1,162 @@
+"""Attention over packed sequences: exact, causal, never across sequences; linear layers see no padding.
+
+Shapes: T packed tokens, S sequences, N heads, G key-value heads, D head size.
+
+Megatron's attention layer projects [T, 1, H] and hands query, key and value to `PackedAttention`, which rotates them by
+each token's position in its own sequence and attends. On CUDA with flash-attn that is one variable-length call. Elsewhere
+sequences of similar length form a bucket [S_b, L_b] padded on the RIGHT, where a causal mask alone is exact: a real
+token never sees the padding after it. The layout is made once a micro-batch and shared by all layers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+
+from .shape import ModelShape
+
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError:  # a source build for GPU machines; `k15 doctor` reports it
+    flash_attn_varlen_func = None
+
+SHORTEST_IN_BUCKET = 0.75
+"""A bucket's sequences are at least this fraction of its longest, so padding is below a quarter of attention's work."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Tokens start..stop of the pack as [rows, width]; `slots` [stop-start] are their places in the flat bucket.
+
+    `slots` is None where all sequences have the same length, so that a view is enough.
+    """
+
+    start: int
+    stop: int
+    rows: int
+    width: int
+    slots: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where sequences lie in a pack and how their tokens are rotated. Travels as Megatron's `packed_seq_params`."""
+
+    cu_seqlens: Tensor  # int32 [S+1]
+    longest: int
+    cos: Tensor  # fp32 [T, 1, D/2]
+    sin: Tensor
+    buckets: tuple[Bucket, ...]  # empty where flash-attn takes the pack as it is
+    qkv_format: str = "packed"  # not "thd": Megatron must leave [T, 1, N, D] as it is
+
+
+class Rotary:
+    """Rotary angles as transformers computes them (default, linear, llama3), for any positions."""
+
+    def __init__(self, shape: ModelShape, device: torch.device) -> None:
+        exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
+        inv_freq = 1.0 / (shape.rope_theta**exponent)
+        if shape.rope["rope_type"] == "linear":
+            inv_freq = inv_freq / shape.rope["factor"]
+        elif shape.rope["rope_type"] == "llama3":
+            inv_freq = _llama3(inv_freq, shape.rope)
+        self.inv_freq = inv_freq.to(device)
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [T] -> (cos, sin), each fp32 [T, 1, D/2]."""
+        angle = positions.float()[:, None, None] * self.inv_freq
+        return angle.cos(), angle.sin()
+
+
+def _llama3(inv_freq: Tensor, rope) -> Tensor:
+    """Llama 3.1's scaling: low frequencies divided by `factor`, high ones kept, a smooth step between."""
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    old = rope["original_max_position_embeddings"]
+    wavelength = 2 * math.pi / inv_freq
+    smooth = (old / wavelength - low) / (high - low)
+    middle = (1 - smooth) * inv_freq / factor + smooth * inv_freq
+    scaled = torch.where(wavelength > old / low, inv_freq / factor, inv_freq)
+    return torch.where((wavelength <= old / low) & (wavelength >= old / high), middle, scaled)
+
+
+def make_layout(
+    lengths: Sequence[int], rotary: Rotary, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PackedLayout:
+    """The layout of sequences of these lengths (>= 1), packed in this order (longest first packs best)."""
+    sizes = torch.tensor(lengths, dtype=torch.int64)
+    ends = sizes.cumsum(0)
+    starts = ends - sizes
+    positions = torch.arange(int(ends[-1])) - starts.repeat_interleave(sizes)
+    cos, sin = rotary(positions.to(device))
+    cu_seqlens = F.pad(ends, (1, 0)).to(device, torch.int32)
+    flash = device.type == "cuda" and flash_attn_varlen_func is not None and dtype != torch.float32
+    buckets = () if flash else _buckets(lengths, starts, positions, sizes, device)
+    return PackedLayout(cu_seqlens, max(lengths), cos, sin, buckets)
+
+
+def _buckets(lengths, starts: Tensor, positions: Tensor, sizes: Tensor, device: torch.device) -> tuple[Bucket, ...]:
+    buckets = []
+    first = 0
+    while first < len(lengths):
+        longest = shortest = lengths[first]
+        last = first + 1
+        while last < len(lengths):
+            high, low = max(longest, lengths[last]), min(shortest, lengths[last])
+            if low < SHORTEST_IN_BUCKET * high:
+                break
+            longest, shortest, last = high, low, last + 1
+        start, stop = int(starts[first]), int(starts[last - 1]) + lengths[last - 1]
+        slots = None
+        if shortest < longest:
+            row = torch.arange(last - first).repeat_interleave(sizes[first:last])
+            slots = (row * longest + positions[start:stop]).to(device)
+        buckets.append(Bucket(start, stop, last - first, longest, slots))
+        first = last
+    return tuple(buckets)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [T, N, D], halves paired as in transformers; computed in fp32, returned in x's type."""
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+class PackedAttention(MegatronModule):
+    """Megatron's core attention for packed sequences; see the module's head. Holds no parameters."""
+
+    def __init__(self, config, layer_number, attn_mask_type, attention_type, softmax_scale=None, **_groups) -> None:
+        super().__init__(config=config)
+        assert attention_type == "self" and softmax_scale is None, "only plain self-attention is built here"
+
+    def forward(self, query, key, value, attention_mask, /, *, packed_seq_params: PackedLayout, **_unused) -> Tensor:
+        """query [T, 1, N, D], key and value [T, 1, G, D] -> [T, 1, N * D]."""
+        layout = packed_seq_params
+        q = rotate(query.squeeze(1), layout.cos, layout.sin)
+        k = rotate(key.squeeze(1), layout.cos, layout.sin)
+        v = value.squeeze(1)
+        if not layout.buckets:
+            cu, longest = layout.cu_seqlens, layout.longest
+            out = flash_attn_varlen_func(q, k, v, cu, cu, longest, longest, causal=True)
+        else:
+            parts = [_bucket_attention(q, k, v, bucket) for bucket in layout.buckets]
+            out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out.reshape(out.shape[0], 1, -1)
+
+
+def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket) -> Tensor:
+    """[T, N, D], [T, G, D] -> the bucket's tokens [stop-start, N, D]."""
+
+    def spread(x: Tensor) -> Tensor:
+        x = x[bucket.start : bucket.stop]
+        if bucket.slots is not None:
+            x = x.new_zeros(bucket.rows * bucket.width, *x.shape[1:]).index_copy(0, bucket.slots, x)
+        return x.view(bucket.rows, bucket.width, *x.shape[1:]).transpose(1, 2)
+
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, enable_gqa=grouped)
+    out = out.transpose(1, 2).reshape(bucket.rows * bucket.width, *q.shape[1:])
+    return out if bucket.slots is None else out.index_select(0, bucket.slots)

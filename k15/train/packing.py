@@ -1,0 +1,62 @@
+"""How samples become micro-batches: a balanced split over data-parallel ranks, then packs of bounded size. Torch-free.
+
+Deterministic, the same on every rank, and free of any effect on the loss: weights are those of the whole mini-batch.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+Plan = list[list[list[int]]]
+"""plan[data-parallel rank][micro-batch] -> sample indices, longest first; all ranks have as many micro-batches."""
+
+
+def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Sample indices of each rank: longest first, each to the rank with the fewest tokens so far (the lowest on a tie)."""
+    loads = [(0, rank) for rank in range(ranks)]
+    parts: list[list[int]] = [[] for _ in range(ranks)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        load, rank = heapq.heappop(loads)
+        parts[rank].append(index)
+        heapq.heappush(loads, (load + lengths[index], rank))
+    return parts
+
+
+def pack(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut `indices` (in order) into runs of at most `budget` tokens; a longer sample has its own run.
+
+    In order, because neighbours in a list sorted by length pad least in the attention buckets.
+    """
+    runs: list[list[int]] = []
+    used = budget
+    for index in indices:
+        if not runs or used + lengths[index] > budget:
+            runs.append([])
+            used = 0
+        runs[-1].append(index)
+        used += lengths[index]
+    return runs
+
+
+def plan_micro_batches(lengths: Sequence[int], ranks: int, budget: int) -> Plan:
+    """Every rank gets as many micro-batches as the rank that needs most; the others' last ones may be empty.
+
+    Expert parallelism and pipelines run in lockstep over ranks, hence the equal counts.
+    """
+    packs = [pack(part, lengths, budget) for part in split_over_ranks(lengths, ranks)]
+    count = max([1, *(len(p) for p in packs)])
+    return [p + [[] for _ in range(count - len(p))] for p in packs]
+
+
+def split_minibatches(groups: Sequence[int], count: int) -> list[list[int]]:
+    """Sample indices of each of `count` mini-batches, made of whole groups in order of appearance, sizes within one group.
+
+    Raises ValueError if there are fewer groups than mini-batches.
+    """
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    order = list(members.values())
+    if count < 1 or count > len(order):
+        raise ValueError(f"algo.minibatches is {count}; it must be in 1..{len(order)} (prompt groups of the batch)")
+    bounds = [len(order) * i // count for i in range(count + 1)]
+    return [[i for group in order[a:b] for i in group] for a, b in zip(bounds, bounds[1:], strict=False)]
