@@ -1,0 +1,182 @@
+"""`k15 report`: a run folder as one page, report/index.html, readable without a network, with its figures as PNG.
+
+    run folder -> RunData -> headline, figures (SVG in the page, PNG beside it), sampled rollouts -> index.html
+
+Model text goes through autoescaping; nothing in the page is a script.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from k15.errors import DataError, K15Error
+from k15.eval import plot_style
+from k15.eval.plots import FIGURES
+from k15.eval.run_data import HeldOut, RunData, headline, held_out, load_run
+from k15.eval.samples import choose, shorten
+from k15.log.files import atomic_write
+from k15.log.progress import duration
+
+_HERE = Path(__file__).parent
+# Control characters, those that turn the direction of text, and lone surrogates: shown by number, not obeyed.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def build_report(run_dir: str | Path) -> Path:
+    """Write `run_dir`/report/index.html and report/figures/*.png; returns the page. Gaps in the run are named in it."""
+    return _build(load_run(run_dir))
+
+
+def _build(run: RunData) -> Path:
+    out = run.folder / "report"
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    sections = _sections(run, out / "figures")
+    results = held_out(run)
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            subtitle=_subtitle(run),
+            results=results,
+            length=_length(run, results),
+            facts=_facts(run),
+            sections=sections,
+            shown=choose(run),
+            notes=run.notes,  # last: drawing and choosing may have found damaged files
+        )
+    )
+    atomic_write(out / "index.html", page.encode("utf-8"))
+    return out / "index.html"
+
+
+def environment() -> Environment:
+    """Jinja with autoescape on, the style sheet, and the formatters that the pages use."""
+    env = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.globals |= {
+        "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        "pc": lambda share: f"{100 * share:.1f}",
+        "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
+        "visible": visible,
+    }
+    return env
+
+
+def visible(text: object) -> str:
+    """Text as it can be shown: what cannot be printed as ‹U+001B›, and a very long text cut in the middle."""
+    return _UNPRINTABLE.sub(lambda m: f"‹U+{ord(m[0]):04X}›", shorten(str(text)))
+
+
+def _sections(run: RunData, folder: Path) -> list[dict[str, object]]:
+    sections: dict[str, dict[str, list]] = {}
+    for figure in FIGURES:
+        section = sections.setdefault(figure.section, {"figures": [], "absent": []})
+        path = folder / f"{figure.name}.png"
+        if not figure.available(run):
+            section["absent"].append(figure.title)
+            path.unlink(missing_ok=True)  # of an earlier report
+            continue
+        with plot_style.style_context():
+            canvas, caption = figure.draw(run)
+            plot_style.save_png(canvas, path)
+            svg = Markup(plot_style.themed_svg(canvas, figure.title))
+        section["figures"].append(
+            {"name": figure.name, "title": figure.title, "caption": caption, "svg": svg, "wide": figure.wide}
+        )
+    return [{"name": name, **section} for name, section in sections.items()]
+
+
+def _subtitle(run: RunData) -> str:
+    def get(name: str) -> object:
+        return run.setting(name)
+
+    parts = []
+    if run.config:
+        parts.append(Path(str(get("model.path"))).name if get("model.path") is not None else "tiny model")
+    if get("algo.loss") is not None:
+        parts.append(f"{get('algo.loss')} loss, τ {get('algo.tau')}, baseline {get('algo.baseline')}")
+    if get("algo.prompts_per_iteration") is not None:
+        parts.append(f"{get('algo.prompts_per_iteration')} prompts × {get('algo.samples_per_prompt')} responses")
+    if get("seed") is not None:
+        parts.append(f"seed {get('seed')}")
+    return " · ".join(parts)
+
+
+def _length(run: RunData, results: list[HeldOut]) -> dict[str, object] | None:
+    """Mean response length before and after: held-out greedy, else held-out sampled, else of the training rollouts."""
+    x, y = run.series("response_length_mean")
+    training = f"In training: {y[0]:.1f} → {y[-1]:.1f} tokens (iterations {x[0]} to {x[-1]})." if y else ""
+    for h in results:
+        if h.gain is not None and h.lengths[0] is not None and h.lengths[-1] is not None:
+            return {
+                "where": f"held-out, {h.kind}", "before": h.lengths[0], "after": h.lengths[-1],
+                "first": h.iterations[0], "last": h.iterations[-1], "more": training,
+            }  # fmt: skip
+    if len(y) > 1:
+        return {"where": "training", "before": y[0], "after": y[-1], "first": x[0], "last": x[-1], "more": ""}
+    return None
+
+
+def _facts(run: RunData) -> list[tuple[str, str]]:
+    """(what, value) of the run as a whole."""
+    facts = []
+    trained = [r for r in run.rows if "time_rollout_s" in r or "time_train_s" in r]
+    planned = run.setting("algo.iterations")
+    if run.rows:
+        of = f" of {planned}" if planned is not None else ""
+        facts.append(("iterations", f"{run.rows[-1]['iteration']}{of}"))
+    seconds = [sum(v for k, v in r.items() if k.startswith("time_") and isinstance(v, (int, float))) for r in trained]
+    if seconds:
+        facts.append(("in all phases", duration(sum(seconds))))
+        facts.append(("median iteration", f"{statistics.median(seconds):.1f} s"))
+    tokens = run.series("tokens_generated")[1]
+    if tokens:
+        facts.append(("tokens sampled", f"{sum(tokens):,.0f}"))
+    speed = run.series("tokens_per_s")[1]
+    if speed:
+        facts.append(("tokens/s, median", f"{statistics.median(speed):,.0f}"))
+    for name, label in (("prompts_seen", "prompts seen"), ("groups_unfinished", "groups left unfinished")):
+        values = run.series(name)[1]
+        if values:
+            facts.append((label, f"{values[-1]:,.0f}"))
+    return facts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`k15 report [run_dir ...]`: a report for each run; for several also a comparison. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="k15 report", description="Make report/index.html of one or more run folders."
+    )
+    parser.add_argument("run_dir", nargs="*", help="run folders (none: the newest below ./runs)")
+    parser.add_argument("--out", default="comparison", help="folder of the comparison page of several runs")
+    args = parser.parse_args(argv)
+    try:
+        folders = [Path(f) for f in args.run_dir] if args.run_dir else [_newest(Path("runs"))]
+        runs = [load_run(folder) for folder in folders]  # all are read before the first is written
+        for run in runs:
+            page = _build(run)
+            print(f"{run.name}\n{headline(run)}\nreport: {page}")
+        if len(runs) > 1:
+            from k15.eval.compare import build_comparison
+
+            print(f"comparison: {build_comparison(runs, args.out)}")
+    except K15Error as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _newest(root: Path) -> Path:
+    files = [*root.glob("*/metrics.jsonl"), *root.glob("*/*/metrics.jsonl")]
+    if not files:
+        raise DataError(f"no run was given and there is none below {root}/. Give a run folder: k15 report RUN_DIR.")
+    return max(files, key=lambda f: f.stat().st_mtime).parent
