@@ -112,7 +112,9 @@ class Store:
         try:
             yield
         except (ConnectionFailedError, ConnectionTimeoutError, requests.RequestException) as error:
-            raise ClusterError(f"etcd at {self.endpoint} cannot be reached ({doing}): {getattr(error, "detail_text", None) or error}") from error
+            raise ClusterError(
+                f"etcd at {self.endpoint} cannot be reached ({doing}): {getattr(error, 'detail_text', None) or error}"
+            ) from error
         except Etcd3Exception as error:
             raise ClusterError(f"etcd at {self.endpoint} refused ({doing}): {error.detail_text or error}") from error
 
