@@ -15,7 +15,8 @@ PLAIN = {
 }
 USAGE = """usage: k15 COMMAND [words]
 
-  rl       train by reinforcement learning          k15 rl algo.tau=0.1    (--multirun for sweeps, --cfg job to see settings)
+  rl       train by reinforcement learning          k15 rl algo.tau=0.1
+           (--multirun sweeps, --cfg job shows all settings)
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
   report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command in HYDRA:
             return run_hydra(command, rest)
+        if command == "launch" and rest and rest[0] in HYDRA:
+            check_points([w for w in rest[1:] if not w.startswith("-")], multirun=False, submitted=True)
         if command in PLAIN:
             return import_module(PLAIN[command]).main(rest)
         raise unknown_name("the command", command, [*HYDRA, *PLAIN])
@@ -45,21 +48,25 @@ def run_hydra(command: str, words: list[str]) -> int:
     """Check every point that the words describe, then hand over to Hydra."""
     overrides = [w for w in words if not w.startswith("-")]
     if len(overrides) == len(words) or any(w in ("-m", "--multirun") for w in words):
-        check_points(overrides, multirun=len(overrides) != len(words))
+        multirun = len(overrides) != len(words)
+        check_points(overrides, multirun=multirun, submitted=multirun)
     sys.argv = [f"k15 {command}", *words]
     code = import_module(HYDRA[command]).main()
     return code if isinstance(code, int) else 0
 
 
-def check_points(overrides: list[str], multirun: bool) -> None:
-    """Compose and check each point of a sweep (or the one run). Raises ConfigError before anything is submitted."""
+def check_points(overrides: list[str], *, multirun: bool, submitted: bool) -> None:
+    """Compose and check each point of a sweep (or the one run), before anything is submitted or started.
+
+    `submitted`: the job will have `cluster.nodes` nodes; else it runs where we are. Raises ConfigError and DataError.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from k15.config.check import check
     from k15.config.compose import compose_run
     from k15.node.rendezvous import JobIdentity
+    from k15.runs.prepare import preflight
 
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     points = [own]
@@ -72,7 +79,7 @@ def check_points(overrides: list[str], multirun: bool) -> None:
     nodes = JobIdentity.from_environment().node_count
     for point in points:
         cfg = compose_run(point)
-        check(cfg, nodes=cfg.cluster.nodes if multirun else nodes)
+        preflight(cfg, nodes=cfg.cluster.nodes if submitted else nodes)
 
 
 if __name__ == "__main__":

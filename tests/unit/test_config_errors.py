@@ -1,0 +1,102 @@
+"""Wrong settings: one clear message each, on the login node, before anything is allocated."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from k15.config.check import check
+from k15.config.compose import compose_run, from_yaml, to_yaml
+from k15.errors import ConfigError, K15Error
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder with 6 heads, 2 key-value heads, 4 layers (weights are not read by the checks)."""
+    config = {"model_type": "qwen2", "num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 4,
+              "hidden_size": 96, "max_position_embeddings": 256}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+    return tmp_path
+
+
+CASES = {
+    "tensor parallel does not divide the heads": (["model.path={f}", "parallel.tensor=4"], ["parallel.tensor=4", "6", "Allowed: 1, 2"]),
+    "pipeline does not divide the layers": (["model.path={f}", "parallel.pipeline=3", "parallel.ranks_per_node=3"], ["4 layers", "1, 2, 4"]),
+    "ranks not divisible by the layout": (["model.path={f}", "parallel.tensor=2"], ["1 ranks", "2 x 1"]),
+    "experts without a mixture": (["parallel.expert=2", "parallel.ranks_per_node=2"], ["no experts"]),
+    "tau is not positive": (["algo.tau=0"], ["algo.tau", "greater than 0"]),
+    "one sample with leave_one_out": (["algo.samples_per_prompt=1", "algo.baseline=leave_one_out"], ["leave_one_out", "at least 2"]),
+    "one sample learns nothing": (["algo.samples_per_prompt=1"], ["samples_per_prompt", "at least 2"]),
+    "batch not divisible": (["algo.prompts_per_iteration=10", "algo.minibatches=4"], ["not divisible", "1, 2, 5, 10"]),
+    "budget over the context": (["rollout.budget_tokens=100000"], ["rollout.budget_tokens=100000", "context"]),
+    "response leaves no room": (["rollout.max_response_tokens=192"], ["leaves no room", "192"]),
+    "context over the model's positions": (["model.path={f}", "model.max_context_tokens=512"], ["max_position_embeddings=256"]),
+    "unknown key": (["algo.tua=0.1"], ["tua", "Did you mean 'tau'"]),
+    "unknown group choice": (["reward=lenght"], ["lenght", "Did you mean 'length'"]),
+    "unknown baseline": (["algo.baseline=median"], ["median", "leave_one_out, log_partition, mean"]),
+    "missing model folder": (["model.path=/no/such/folder"], ["/no/such/folder", "no folder"]),
+    "missing data path": (["model.path={f}", "data=jsonl", "data.path=/no/file.jsonl"], ["/no/file.jsonl", "no file"]),
+    "jsonl without a path": (["model.path={f}", "data=jsonl"], ["data.path"]),
+    "user data for the tiny model": (["data=jsonl", "data.path={f}/config.json"], ["model.path"]),
+    "not a number": (["algo.lr=fast"], ["algo.lr", "fast"]),
+    "a fraction over 1": (["rollout.top_p=1.5"], ["rollout.top_p", "0 to 1"]),
+    "context parallel": (["parallel.context=2"], ["parallel.context=2"]),
+    "custom reward form": (["reward.custom=my_rewards.brevity"], ["package.module:function"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_wrong_setting_says_value_rule_and_remedy(name, folder):
+    words, expected = CASES[name]
+    with pytest.raises(ConfigError) as caught:
+        check(compose_run([w.replace("{f}", str(folder)) for w in words]))
+    message = str(caught.value)
+    assert "\n" not in message and all(e in message for e in expected), message
+
+
+def test_unknown_model_type_lists_the_known_ones(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(ConfigError, match="mamba.*llama, qwen2, qwen3, qwen3_moe"):
+        check(compose_run([f"model.path={folder}"]))
+
+
+def test_the_command_prints_one_message_quickly_and_starts_nothing(tmp_path):
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "k15", "rl", "algo.tau=-1"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == ["k15 rl: algo.tau is -1.0, but it must be greater than 0. Give algo.tau=<a positive number>."]
+    assert not list(tmp_path.iterdir()), "a refused run left files"
+    assert time.monotonic() - start < 20  # 5 s on an idle machine; tests share theirs
+
+
+def test_every_point_of_a_sweep_is_checked_before_the_first_is_submitted(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "k15", "rl", "--multirun", "algo.tau=0.1,-1", "hydra/launcher=submitit_slurm"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "algo.tau is -1.0" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["experiment=arithmetic"], ["reward=length", "sampler=curriculum"], ["algo=rest"], ["cluster=slurm"]])
+def test_shipped_settings_are_sound_and_survive_the_run_folder(words):
+    cfg = compose_run(words)
+    check(cfg)
+    assert from_yaml(to_yaml(cfg)) == cfg
+
+
+def test_a_run_folder_with_other_settings_is_refused(tmp_path):
+    from k15.runs.rl import prepare_folder
+
+    cfg = compose_run([])
+    prepare_folder(cfg, tmp_path)
+    (tmp_path / "checkpoints" / "00000-iteration-00000").mkdir(parents=True)
+    prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path)  # these may change
+    with pytest.raises(K15Error, match="algo.tau"):
+        prepare_folder(compose_run(["algo.tau=0.3"]), tmp_path)
