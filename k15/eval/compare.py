@@ -78,10 +78,8 @@ def _figure(runs: Sequence[RunData], names: Sequence[str]):
         kinds: list[HeldOut] = held_out(run)
         if kinds:
             h = kinds[0]
-            left.plot(
-                h.iterations, [100 * p.estimate for p in h.points], linestyle=style, color=colour, marker="o",
-                markersize=3.4, label=ps.text(name),
-            )  # fmt: skip
+            percents, mark = [100 * p.estimate for p in h.points], ps.markers(h.iterations)
+            left.plot(h.iterations, percents, linestyle=style, color=colour, label=ps.text(name), **mark)
             low, high = [100 * p.low for p in h.points], [100 * p.high for p in h.points]
             ps.band(left, list(h.iterations), low, high, colour)
         else:

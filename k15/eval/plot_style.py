@@ -6,7 +6,7 @@ Imports matplotlib; only the report does so. Figures are made without pyplot, so
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ MAX_BARS = 100
 def new_figure(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with `columns` panels side by side. Call under `style_context()`."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06)
+    figure.get_layout_engine().set(wspace=0.06, w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
@@ -74,8 +74,12 @@ def curve(ax: Axes, x: list[int], y: list[float], label: str, colour: str, **sty
         ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
         ax.plot(x, smooth(y), color=colour, label=text(label), **style)
     else:
-        marker = {"marker": "o", "markersize": 3.2} if len(x) <= 14 else {}
-        ax.plot(x, y, color=colour, label=text(label), **marker, **style)
+        ax.plot(x, y, color=colour, label=text(label), **markers(x), **style)
+
+
+def markers(x: Sequence[int]) -> dict[str, object]:
+    """Dots for a curve of few points (a single one would be invisible without)."""
+    return {"marker": "o", "markersize": 3.4} if len(x) <= 14 else {}
 
 
 def smooth(y: list[float]) -> np.ndarray:
@@ -111,7 +115,7 @@ def finish(ax: Axes, *, title: str = "", x: str = "iteration", y: str = "", lege
     labels = ax.get_legend_handles_labels()[1]
     rows = 0
     if legend and labels:
-        columns = min(5, len(labels))
+        columns = min(8 if ax.figure.axes == [ax] and ax.figure.get_figwidth() > 8 else 5, len(labels))
         rows = -(-len(labels) // columns)
         ax.legend(
             loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2,

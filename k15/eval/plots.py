@@ -50,7 +50,7 @@ def change(name: str, x: list[int], y: list[float], form: str = "{:.2f}", unit: 
 
 def sentences(*parts: str) -> str:
     """Non-empty parts as sentences."""
-    return " ".join(f"{p[0].upper()}{p[1:]}." for p in parts if p)
+    return " ".join(f"{p[0].upper()}{p[1:]}." for p in parts if p).replace(" %", "\u00a0%")
 
 
 def accuracy_length(run: RunData) -> tuple[Canvas, str]:
@@ -63,13 +63,13 @@ def accuracy_length(run: RunData) -> tuple[Canvas, str]:
     for h in held_out(run):
         colour, t = KIND_COLOUR[h.kind], list(h.iterations)
         percents = [100 * p.estimate for p in h.points]
-        left.plot(t, percents, color=colour, marker="o", markersize=3.6, label=h.kind)
+        left.plot(t, percents, color=colour, label=h.kind, **ps.markers(t))
         ps.band(left, t, [100 * p.low for p in h.points], [100 * p.high for p in h.points], colour)
         said.append(change(f"held-out accuracy ({h.kind})", t, percents, "{:.1f}", " %"))
         lengths = [(i, v) for i, v in zip(t, h.lengths, strict=True) if v is not None]
         if lengths:
             lx, ly = map(list, zip(*lengths, strict=True))
-            right.plot(lx, ly, color=colour, marker="o", markersize=3.6, label=h.kind)
+            right.plot(lx, ly, color=colour, label=h.kind, **ps.markers(lx))
             said.append(change(f"mean length of these answers ({h.kind})", lx, ly, "{:.1f}", " tokens"))
     for metric, label, colour in (
         ("response_length_mean", "training", ps.GREY),
