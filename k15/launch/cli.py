@@ -1,0 +1,31 @@
+"""`k15 launch COMMAND [settings] [--dry-run]`: check the settings here, then submit the command as a job."""
+
+from collections.abc import Sequence
+
+from k15.config.check import check
+from k15.config.compose import compose_run
+from k15.errors import ConfigError, unknown_name
+from k15.launch.submit import dry_run, submit
+
+COMMANDS = ("rl",)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the job's id, or with --dry-run the script. Raises ConfigError before anything is submitted."""
+    words = [w for w in argv if w != "--dry-run"]
+    if not words:
+        raise ConfigError("launch needs a command, for example: k15 launch rl cluster.nodes=2 algo.tau=0.1 [--dry-run]")
+    command, overrides = words[0], words[1:]
+    if command not in COMMANDS:
+        raise unknown_name("the command to launch", command, COMMANDS)
+    options = [w for w in overrides if w.startswith("-")]
+    if options:
+        raise ConfigError(f"launch knows the option --dry-run, but not {options[0]}; settings are written name=value.")
+    cfg = compose_run(overrides)
+    check(cfg, nodes=cfg.cluster.nodes)
+    if len(words) < len(argv):
+        print(dry_run(cfg, command, overrides))
+        return 0
+    job = submit(cfg, command, overrides)
+    print(f"job {job} on {cfg.cluster.nodes} node(s); see it with: k15 status {job}")
+    return 0

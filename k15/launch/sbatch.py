@@ -1,0 +1,55 @@
+"""A batch script from `cluster.*` settings; its body is slurm/preamble.sh, the same that slurm/rl.sbatch runs."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import k15
+from k15.config.schema import ClusterConfig
+
+
+def render(cfg: ClusterConfig, run_command: Sequence[str], *, job_name: str, log_dir: str | Path) -> str:
+    """The text of a script for sbatch that runs `run_command` once on each of `cfg.nodes` nodes.
+
+    It needs nothing but Slurm and the command: the body is written into it. Output goes to `log_dir`, which must exist
+    when the job starts (Slurm does not make it).
+    """
+    lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in options(cfg, job_name, Path(log_dir)))]
+    if cfg.setup:
+        lines += ["", "# cluster.setup", *cfg.setup]
+    lines += ["", preamble().rstrip(), "", f"k15_job {shlex.join(run_command)}", ""]
+    return "\n".join(lines)
+
+
+def options(cfg: ClusterConfig, job_name: str, log_dir: Path) -> list[str]:
+    """sbatch's options without the leading dashes."""
+    given = {
+        "job-name": job_name,
+        "nodes": cfg.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": cfg.cpus_per_task,
+        "gres": f"gpu:{cfg.gpus_per_node}" if cfg.gpus_per_node is not None and cfg.gpus_per_node > 0 else None,
+        "mem": memory(cfg),
+        "time": cfg.time_min,
+        "partition": cfg.partition,
+        "account": cfg.account,
+        "qos": cfg.qos,
+        "signal": f"B:USR1@{cfg.signal_before_s}",
+        "open-mode": "append",
+        "output": str(log_dir / "%x-%j.out"),
+    }
+    flags = ["requeue" if cfg.requeue else "no-requeue"]
+    return [f"{name}={shlex.quote(str(value))}" for name, value in given.items() if value is not None] + flags
+
+
+def memory(cfg: ClusterConfig) -> str | None:
+    """`mem_gb` a node as Slurm wants it, in MiB."""
+    return None if cfg.mem_gb is None else f"{int(cfg.mem_gb * 1024)}M"
+
+
+def preamble() -> str:
+    """slurm/preamble.sh of this checkout, or of the installed package."""
+    package = Path(k15.__file__).parent
+    found = [f for f in (package.parent / "slurm", package / "slurm") if (f / "preamble.sh").is_file()]
+    assert found, f"slurm/preamble.sh is missing beside {package}: the installation is incomplete"
+    return (found[0] / "preamble.sh").read_text()

@@ -1,0 +1,183 @@
+"""Submission through submitit: the same command on every node as slurm/rl.sbatch runs, saved and requeued alike.
+
+submitit starts one task a node, each of which runs `NodeCommand`. Its own way to requeue is used: its signal becomes
+USR1 for the command, and the exit code 85 ("saved, go on later") becomes a checkpoint.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k15.config.schema import ClusterConfig, RunConfig
+from k15.errors import ClusterError, ConfigError
+from k15.launch.sbatch import memory, render
+
+if TYPE_CHECKING:
+    from submitit import Job
+    from submitit.helpers import DelayedSubmission
+
+REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
+RUNS = Path("runs")
+ENVIRONMENT = ["export PYTHONSAFEPATH=1", "export PYTHONUNBUFFERED=1"]  # as in slurm/preamble.sh
+
+
+@dataclass
+class NodeCommand:
+    """What submitit pickles and runs on each node: `argv` as a child that gets the signals."""
+
+    argv: list[str]
+    requeue: bool = True
+    _child: int | None = None
+    _code: int | None = None  # once it has ended and was reaped
+
+    def __call__(self) -> int:
+        """Runs the command and returns its exit code, 0 or (not on node 0) 85. Raises ClusterError for any other."""
+        # A group of its own: submitit's signal reaches the whole group of the task, and would end the command.
+        process = subprocess.Popen(self.argv, process_group=0)
+        self._child = process.pid
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda n, _: self._send(n))
+        self._wait()
+        self._code = code = process.wait()
+        if code == REQUEUE and _rank() == 0:
+            signal.raise_signal(_preempt_signal())  # submitit checkpoints (below), requeues and exits
+        if code not in (0, REQUEUE):
+            raise ClusterError(f"{' '.join(self.argv)} ended with exit code {code}; its log is above.")
+        return code
+
+    def checkpoint(self) -> "DelayedSubmission | None":
+        """submitit's hook, on node 0 only: let the command save; None (no requeue) unless it asks for another run."""
+        from submitit.helpers import DelayedSubmission
+
+        self._send(signal.SIGUSR1)
+        code = self._wait()
+        if code == 0:
+            sys.exit(0)  # it was done anyway
+        return DelayedSubmission(NodeCommand(self.argv, self.requeue)) if code == REQUEUE and self.requeue else None
+
+    def _send(self, number: int) -> None:
+        if self._child is not None and self._code is None:
+            os.kill(self._child, number)  # unreaped, so the number is still its own
+
+    def _wait(self) -> int:
+        """The child's exit code, without reaping it: a signal handler may wait here while __call__ does
+        (two calls of Popen.wait would lock up)."""
+        if self._code is not None:
+            return self._code
+        assert self._child is not None
+        ended = os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _rank() -> int:
+    return int(os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0")))
+
+
+def _preempt_signal() -> signal.Signals:
+    from submitit.core.job_environment import JobEnvironment
+
+    return JobEnvironment._usr_sig()
+
+
+def node_command(command: str, overrides: Sequence[str]) -> list[str]:
+    """What runs on each node, e.g. `python -m k15 rl algo.tau=0.1`."""
+    return [sys.executable, "-m", "k15", command, *overrides]
+
+
+def kind(cfg: ClusterConfig) -> str:
+    """slurm or local; `auto` looks whether `sinfo` answers. Raises ClusterError for slurm where none does."""
+    if cfg.kind == "local":
+        return "local"
+    answers = False
+    if shutil.which("sinfo") is not None:
+        try:
+            answers = subprocess.run(["sinfo", "-h"], capture_output=True, timeout=15).returncode == 0
+        except subprocess.TimeoutExpired:
+            answers = False
+    if cfg.kind == "slurm" and not answers:
+        raise ClusterError(
+            "cluster.kind is slurm, but sinfo does not answer. slurm/local/up starts one on this machine."
+        )
+    return "slurm" if answers else "local"
+
+
+def dry_run(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
+    """The job as a plain batch script: `sbatch` on it does what `submit` does."""
+    return render(
+        cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=_log_dir(cfg).absolute()
+    )
+
+
+def submit(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
+    """Submits `k15 <command> <overrides>` as a job and returns its id (for `local`, the process id of its controller).
+
+    Raises ConfigError for several nodes without Slurm, ClusterError when Slurm refuses the job.
+    """
+    where = kind(cfg.cluster)
+    words = list(overrides)
+    run_dir = cfg.run_dir
+    if where == "local":
+        if cfg.cluster.nodes > 1:
+            raise ConfigError(
+                f"cluster.nodes is {cfg.cluster.nodes}, but without Slurm there is this machine only. "
+                "Set cluster.nodes=1, or start a cluster on this machine: slurm/local/up."
+            )
+        if run_dir is None:  # in Slurm the run names its folder by its job id, which is known after submission here
+            run_dir = str((RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
+            words.append(f"run_dir={run_dir}")
+    job = submit_argv(cfg, node_command(command, words), where)
+    run_path = Path(run_dir).absolute() if run_dir is not None else (RUNS / f"{cfg.name}-{job.job_id}").absolute()
+    run_path.mkdir(parents=True, exist_ok=True)
+    record = {"job_id": job.job_id, "kind": where, "log": str(job.paths.stdout), "submitted": time.time()}
+    (run_path / "job.json").write_text(json.dumps(record) + "\n")
+    return job.job_id
+
+
+def submit_argv(cfg: RunConfig, argv: list[str], where: str) -> "Job":
+    """Submits any command, with `cfg.cluster`, as a submitit job. Raises ClusterError when Slurm refuses it."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=_log_dir(cfg).absolute(), cluster=where, slurm_max_num_timeout=10**6)
+    executor.update_parameters(**parameters(cfg, where))
+    try:
+        return executor.submit(NodeCommand(argv, cfg.cluster.requeue))
+    except submitit.core.utils.FailedJobError as error:
+        raise ClusterError(f"sbatch refused the job: {str(error).splitlines()[-1]}") from error
+
+
+def parameters(cfg: RunConfig, where: str) -> dict[str, object]:
+    """submitit's names for `cluster.*`; the values mean the same as in slurm/rl.sbatch."""
+    cluster = cfg.cluster
+    common: dict[str, object] = {
+        "name": f"k15-{cfg.name}",
+        "nodes": cluster.nodes,
+        "tasks_per_node": 1,
+        "timeout_min": cluster.time_min,
+        "stderr_to_stdout": True,
+    }
+    if cluster.gpus_per_node is not None:
+        common["gpus_per_node"] = cluster.gpus_per_node
+    setup = [*cluster.setup, *ENVIRONMENT]
+    if where == "local":
+        return common | {"local_setup": setup}
+    slurm: dict[str, object] = {
+        "cpus_per_task": cluster.cpus_per_task,
+        "slurm_signal_delay_s": cluster.signal_before_s,
+        "slurm_setup": setup,
+        "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=300", f"--cpus-per-task={cluster.cpus_per_task}"],
+        "slurm_additional_parameters": {"requeue" if cluster.requeue else "no-requeue": True},
+    }
+    optional = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "mem": memory(cluster)}
+    return common | slurm | {f"slurm_{name}": value for name, value in optional.items() if value is not None}
+
+
+def _log_dir(cfg: RunConfig) -> Path:
+    return RUNS / "slurm" if cfg.run_dir is None else Path(cfg.run_dir) / "logs" / "launch"

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# The body of a k15 job. rl.sbatch sources it; `k15 launch --dry-run` writes it into the script that it prints.
+#
+#   k15_job COMMAND...   runs COMMAND once on every node of the allocation and ends with the highest of their exit codes.
+#
+# Slurm signals this shell (--signal=B:USR1@seconds) before the time is up; srun passes the signal on to every task.
+# A job that has then saved everything ends with 85, and is put back into the queue if it may be (--requeue).
+
+K15_REQUEUE_CODE=85
+
+export PYTHONSAFEPATH=1 # the folder of a script or of the user must not shadow installed packages
+export PYTHONUNBUFFERED=1
+
+# Fills K15_WRAP (options of srun) and K15_INSIDE (words before the command) from K15_CONTAINER and K15_MOUNTS.
+k15_container() {
+  local mounts="$PWD:$PWD${K15_MOUNTS:+,$K15_MOUNTS}" # the submitting folder holds runs/
+  K15_WRAP=() K15_INSIDE=()
+  [[ -n ${K15_CONTAINER:-} ]] || return 0
+  if srun --help 2>/dev/null | grep -q -- --container-image; then
+    K15_WRAP=(--container-image="$K15_CONTAINER" --container-mounts="$mounts" --container-workdir="$PWD")
+  elif command -v apptainer >/dev/null; then
+    K15_INSIDE=(apptainer exec --bind "$mounts" --pwd "$PWD")
+    [[ -z ${SLURM_JOB_GPUS:-}${CUDA_VISIBLE_DEVICES:-} ]] || K15_INSIDE+=(--nv)
+    K15_INSIDE+=("$K15_CONTAINER")
+  else
+    echo "k15: K15_CONTAINER is set, but neither Slurm's pyxis plugin nor apptainer is here" >&2
+    return 1
+  fi
+}
+
+k15_job() {
+  local step code signalled
+  k15_container || return 1
+  # No node is killed because another one ended: on the signal all save. Those left after 300 s are.
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    --kill-on-bad-exit=0 --wait=300 "${K15_WRAP[@]}" "${K15_INSIDE[@]}" "$@" &
+  step=$!
+  trap 'signalled=1; kill -USR1 "$step" 2>/dev/null' USR1
+  while :; do
+    signalled=
+    wait "$step"
+    code=$?
+    [[ -n $signalled ]] || break # else the signal ended `wait`, not the step
+  done
+  trap - USR1
+  if ((code == K15_REQUEUE_CODE)) && scontrol show job "$SLURM_JOB_ID" | grep -q 'Requeue=1'; then
+    echo "k15: saved; back into the queue (run $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID ends here)"
+    scontrol requeue "$SLURM_JOB_ID" || echo "k15: Slurm refused to requeue the job; submit the same words again to go on" >&2
+  fi
+  return "$code"
+}
