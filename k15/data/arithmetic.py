@@ -18,9 +18,12 @@ from k15.errors import ConfigError, unknown_name
 from k15.types import Prompt
 
 MARK = "#"
+PRACTICE = 0.6  # of the warm-up comes first, with few guesses: skill in single steps is what takes long to learn
 STYLES = ("guess", "worked", "slip")
 EVAL_SHARE = 0.25  # of all problems there are; small families (one-digit sums) need a large share to be seen at all
-ALPHABET = "0123456789+-*%()=,;:?" + MARK + " \n/.<>!"  # 29 characters and 3 special tokens: 32 divides by any tensor-parallel size
+ALPHABET = (
+    "0123456789+-*%()=,;:?" + MARK + " \n/.<>!"
+)  # 29 characters and 3 special tokens: 32 divides by any tensor-parallel size
 
 Numbers = tuple[int, ...]
 
@@ -56,7 +59,7 @@ def _draw_bracket(level: int, rng: random.Random) -> Numbers:
 
 
 def _draw_remainder(level: int, rng: random.Random) -> Numbers:
-    return (_number(rng, level + 1), rng.randint(3, 6))
+    return (_number(rng, level + 1), rng.randint(2, 5))
 
 
 def _signed(numbers: Numbers) -> str:
@@ -81,10 +84,12 @@ def _work_bracket(numbers: Numbers) -> list[Block]:
 
 
 # family: (levels, draw numbers, problem text, worked blocks). Numbers carry their signs.
-_FAMILIES: dict[str, tuple[int, Callable[[int, random.Random], Numbers], Callable[[Numbers], str], Callable[[Numbers], list[Block]]]] = {
+_FAMILIES: dict[
+    str, tuple[int, Callable[[int, random.Random], Numbers], Callable[[Numbers], str], Callable[[Numbers], list[Block]]]
+] = {
     "sum": (3, _draw_sum, _signed, _work_chain),
     "chain": (2, _draw_chain, _signed, _work_chain),
-    "times": (3, _draw_times, lambda n: f"{n[0]}*{n[1]}", lambda n: [multiply(*n)]),
+    "times": (2, _draw_times, lambda n: f"{n[0]}*{n[1]}", lambda n: [multiply(*n)]),
     "bracket": (2, _draw_bracket, _text_bracket, _work_bracket),
     "remainder": (2, _draw_remainder, lambda n: f"{n[0]}%{n[1]}", lambda n: [remainder(*n)]),
 }
@@ -205,9 +210,10 @@ def warmup_examples(
     chosen = _checked(n, "train", families)
     rng = random.Random(f"k15 arithmetic warm-up {seed}")
     examples = []
-    for _ in range(n):
+    for index in range(n):
         prompt = _prompt(*_draw(chosen, "train", rng))
         u = rng.random()
-        style = "guess" if u < guess_fraction else "slip" if u < guess_fraction + slip_fraction else "worked"
+        guesses = guess_fraction / 3 if index < PRACTICE * n else guess_fraction
+        style = "guess" if u < guesses else "slip" if u < guesses + slip_fraction else "worked"
         examples.append((prompt.text, solution(prompt, style, rng)))
     return examples

@@ -4,9 +4,9 @@
 `prioritised`  probability proportional to 1 - s_i, s_i the prompt's tracked success rate
 `curriculum`   all prompts during the warm-up iterations, then the hard ones only
 
-A success rate is smoothed and forgets: s_i = (S_i + prior_successes) / (T_i + prior_trials), where each new result first
-multiplies S_i and T_i by `decay`. Hard means s_i <= hard_pass_rate; a prompt that was never tried is judged by its label
-(at least the median difficulty), and is hard where it has none.
+A success rate is smoothed and forgets: s_i = (S_i + prior_successes) / (T_i + prior_trials), where each new result
+first multiplies S_i and T_i by `decay`. Hard means s_i <= hard_pass_rate; a prompt that was never tried is judged by
+its label (at least the median difficulty), and is hard where it has none.
 """
 
 import json
@@ -45,20 +45,20 @@ class PromptSampler:
     def next(self, n: int, exclude: Collection[str] = (), iteration: int | None = None) -> list[Prompt]:
         """`n` different prompts, none whose id is in `exclude` (those still in flight).
 
-        `iteration` counts from 0 and drives the curriculum; None counts the calls. Raises DataError where fewer than `n`
-        prompts are free.
+        `iteration` counts from 0 and drives the curriculum; None counts the calls. Raises DataError where fewer than
+        `n` prompts are free.
         """
         free = np.ones(len(self._prompts), dtype=bool)
         free[[self._index[i] for i in exclude if i in self._index]] = False
         if n > free.sum():
             raise DataError(
-                f"{n} prompts were asked for, but the training set has {len(free)}, of which {len(free) - free.sum()} are "
-                "still in flight. Lower algo.prompts_per_iteration or add prompts."
+                f"{n} prompts were asked for, but the training set has {len(free)}, of which {len(free) - free.sum()} "
+                "are still in flight. Lower algo.prompts_per_iteration or add prompts."
             )
         step = self._calls if iteration is None else iteration
         self._calls = step + 1
-        # Exponential races: the n smallest of Exp(1)/w_i are a draw without replacement, proportional to w at each pick.
-        # Prompts of weight 0 come last, in random order among themselves.
+        # Exponential races: the n smallest of Exp(1)/w_i are a draw without replacement, proportional to w at each
+        # pick. Prompts of weight 0 come last, in random order among themselves.
         weights = self.weights(step)
         race = self._rng.exponential(size=len(free))
         with np.errstate(divide="ignore"):
@@ -77,7 +77,9 @@ class PromptSampler:
     def rates(self) -> np.ndarray:
         """Smoothed success rates s_i in [0, 1] [number of prompts]."""
         trials = self._trials + self._cfg.prior_trials
-        prior = np.divide(self._successes + self._cfg.prior_successes, trials, out=np.zeros_like(trials), where=trials > 0)
+        prior = np.divide(
+            self._successes + self._cfg.prior_successes, trials, out=np.zeros_like(trials), where=trials > 0
+        )
         return np.clip(prior, 0.0, 1.0)
 
     def _hard(self) -> np.ndarray:
@@ -122,7 +124,9 @@ def _check(cfg: SamplerConfig) -> None:
             "they are the successes among the trials that every prompt starts with."
         )
     if not 0 <= cfg.decay <= 1:
-        raise ConfigError(f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike).")
+        raise ConfigError(
+            f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike)."
+        )
 
 
 def _labelled_easy(prompts: Sequence[Prompt]) -> np.ndarray:

@@ -34,7 +34,9 @@ def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt
         raise unknown_name("data.kind", cfg.kind, KINDS)
     if cfg.kind == "arithmetic":
         families = list(cfg.families)
-        return make_problems(cfg.train_size, seed, "train", families), make_problems(cfg.eval_size, seed, "eval", families)
+        return make_problems(cfg.train_size, seed, "train", families), make_problems(
+            cfg.eval_size, seed, "eval", families
+        )
     if not cfg.path:
         raise ConfigError("data.kind is jsonl, so data.path must name a file: data.path=train.jsonl.")
     prompts = load_prompts(cfg.path, cfg.on_bad_row)
@@ -44,7 +46,9 @@ def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt
         held_out = load_prompts(cfg.eval_path, cfg.on_bad_row)
         train = _without(prompts, held_out, cfg.path, cfg.eval_path)
     if not train:
-        raise DataError(f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction.")
+        raise DataError(
+            f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction."
+        )
     return train, held_out
 
 
@@ -63,8 +67,8 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
             prompt = _prompt(line, f"{path}:{number}")
             if prompt.id in found:
                 raise DataError(
-                    f"{path}:{number}: field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids must be "
-                    "unique (rows without an id are named by their content, so this may be the same row twice)."
+                    f"{path}:{number}: field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids "
+                    "must be unique (rows without an id are named by their content, so this may be the same row twice)."
                 )
             found[prompt.id] = (prompt, number)
         except DataError as error:
@@ -76,7 +80,9 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
     if skipped:
         log.warning("%s: %d bad rows skipped, %d prompts kept", path, skipped, len(found))
     if not found:
-        raise DataError(f"{path} has no usable row; each line must be JSON such as {{\"prompt\": \"2+2=\", \"answer\": \"4\"}}.")
+        raise DataError(
+            f'{path} has no usable row; each line must be JSON such as {{"prompt": "2+2=", "answer": "4"}}.'
+        )
     return [prompt for prompt, _ in found.values()]
 
 
@@ -89,7 +95,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as e:
-                raise DataError(f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8.") from None
+                raise DataError(
+                    f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8."
+                ) from None
 
 
 def _prompt(line: str, where: str) -> Prompt:
@@ -131,7 +139,9 @@ def _difficulty(value: object, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out.")
+        raise DataError(
+            f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out."
+        )
     return float(value)
 
 
@@ -165,14 +175,14 @@ def _without(prompts: list[Prompt], held_out: Sequence[Prompt], path: str, eval_
 
 
 def check_prompt_lengths(prompts: Iterable[Prompt], tokenizer: Encoder, max_prompt_tokens: int) -> None:
-    """Raises DataError for a prompt that leaves no room for the response. `max_prompt_tokens`: context minus response."""
+    """Raises DataError for a prompt that leaves no room for a response. `max_prompt_tokens`: context less response."""
     for prompt in prompts:
         length = len(tokenizer.encode_prompt(prompt.text))
         if length > max_prompt_tokens:
             raise DataError(
                 f"Prompt {prompt.id!r} has {length} tokens, but at most {max_prompt_tokens} fit before a response "
-                "(model.max_context_tokens - rollout.max_response_tokens). Shorten it, raise model.max_context_tokens, or lower "
-                "rollout.max_response_tokens."
+                "(model.max_context_tokens - rollout.max_response_tokens). Shorten it, raise model.max_context_tokens, "
+                "or lower rollout.max_response_tokens."
             )
         if not length:
             raise DataError(f"Prompt {prompt.id!r} encodes to no token at all; sampling needs at least one.")

@@ -16,8 +16,8 @@ from k15.errors import ConfigError
 def _check(tiny: TinyModelConfig) -> None:
     if tiny.hidden_size % tiny.num_heads or tiny.hidden_size // tiny.num_heads % 2:
         raise ConfigError(
-            f"model.tiny.hidden_size {tiny.hidden_size} must be an even multiple of model.tiny.num_heads {tiny.num_heads} "
-            "(rotary embeddings turn pairs of channels)."
+            f"model.tiny.hidden_size {tiny.hidden_size} must be an even multiple of model.tiny.num_heads "
+            f"{tiny.num_heads} (rotary embeddings turn pairs of channels)."
         )
     if tiny.num_heads % tiny.num_kv_heads:
         raise ConfigError(
@@ -25,7 +25,9 @@ def _check(tiny: TinyModelConfig) -> None:
         )
 
 
-def write_tiny_model(folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32") -> Path:
+def write_tiny_model(
+    folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32"
+) -> Path:
     """Write `config.json`, `generation_config.json` and the tokenizer files for `tiny` into `folder`; returns it."""
     _check(tiny)
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Tokenizers: the character-level one that k15 makes for its tiny model, and a light reader for any Hugging Face folder.
+"""Tokenizers: the character-level one that k15 makes for its tiny model, and a light reader for Hugging Face folders.
 
 `load_tokenizer(folder)` reads `tokenizer.json` with the `tokenizers` library (20 ms) instead of transformers (seconds),
 so that controllers and samplers stay light. Token ids equal those of transformers' AutoTokenizer on the same folder.
@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from k15.errors import DataError
 
@@ -21,11 +21,19 @@ def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
     characters in the order given. `<bos>` is put before every text; a character outside the alphabet encodes to pad."""
     if len(set(alphabet)) != len(alphabet):
         raise DataError(f"The tokenizer's alphabet {alphabet!r} names a character twice.")
-    vocab = {token: i for i, token in enumerate((PAD, BOS, EOS, *alphabet))}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()  # characters are joined without blanks
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)])
+    # Byte-level BPE without a merge: whatever the model type, AutoTokenizer's own class for it (Qwen2Tokenizer replaces
+    # the pre-tokenizer of tokenizer.json, for one) still splits into the same characters.
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = [byte_level.pre_tokenize_str(c)[0][0] for c in alphabet]  # a blank is spelled `Ġ`
+    if any(len(s) != 1 for s in spelled):
+        raise DataError(f"The tokenizer's alphabet {alphabet!r} must be ASCII: a character is one byte.")
+    vocab = {token: i for i, token in enumerate((PAD, BOS, EOS, *spelled))}
+    tokenizer = Tokenizer(models.BPE(vocab, merges=[], unk_token=PAD))
+    tokenizer.pre_tokenizer = byte_level
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)]
+    )
     tokenizer.add_special_tokens([PAD, BOS, EOS])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,9 @@ def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
 class TextTokenizer:
     """What the loop needs of a tokenizer. `chat`: prompts go through the folder's chat template as one user message."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool):
+    def __init__(
+        self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool
+    ):
         self._tokenizer = tokenizer
         self._template = template
         self._names = names  # bos_token and friends, as the template sees them
@@ -85,7 +95,9 @@ class TextTokenizer:
                 messages=[{"role": "user", "content": text}], add_generation_prompt=True, tools=None, **self._names
             )
         except TemplateError as e:
-            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
+            raise DataError(
+                f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it."
+            ) from e
 
 
 def _refuse(message: str) -> None:
@@ -142,9 +154,15 @@ def load_tokenizer(folder: str | Path, chat: bool = False) -> TextTokenizer:
     tokenizer.no_truncation()
     template = _chat_template(folder, settings)
     if chat and template is None:
-        raise DataError(f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja.")
+        raise DataError(
+            f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja."
+        )
     eos = _eos_id(folder, settings, tokenizer)
     pad_name = _content(settings.get("pad_token"))
     pad = tokenizer.token_to_id(pad_name) if pad_name is not None else None
-    names = {key: text for key in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := _content(settings.get(key)))}
+    names = {
+        key: text
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token")
+        if (text := _content(settings.get(key)))
+    }
     return TextTokenizer(tokenizer, eos, pad if pad is not None else eos, template, names, chat)

@@ -16,7 +16,9 @@ MAX_ANSWER_CHARS = 500
 
 _NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(\.\d+)?(?:/(\d+))?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\text{", "}"))
-_OPERATOR = re.compile(r"\d\s*[-+*^%!]\s*[\d(\\]|\d\s*!|\\(?:cdot|times|div|sqrt|binom|sum|prod|pmod|bmod)|[)}]\s*[-+*^(]|\d\s*\(")
+_OPERATOR = re.compile(
+    r"\d\s*[-+*^%!]\s*[\d(\\]|\d\s*!|\\(?:cdot|times|div|sqrt|binom|sum|prod|pmod|bmod)|[)}]\s*[-+*^(]|\d\s*\("
+)
 
 
 def check_template(template: str) -> str:
@@ -70,7 +72,12 @@ def unwrapped(text: str) -> str:
     for _ in range(len(_WRAPPERS)):
         for left, right in _WRAPPERS:
             inner = text[len(left) : len(text) - len(right)]
-            if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right) and not {"{", "}"} & {*inner}:
+            if (
+                text.startswith(left)
+                and text.endswith(right)
+                and len(text) > len(left) + len(right)
+                and not {"{", "}"} & {*inner}
+            ):
                 text = inner.strip()
     return text[:-1] if text.endswith(".") and text[:-1].isalnum() else text
 

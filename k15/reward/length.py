@@ -6,7 +6,7 @@ from collections.abc import Sequence
 def length_reward(lengths: Sequence[int], correct: Sequence[bool]) -> list[float]:
     """lam_i = 0.5 - (len_i - min_len) / (max_len - min_len); all 0 where the lengths are equal.
 
-    A correct response gets lam_i, an incorrect one min(0, lam_i). `lengths` in tokens; values in [-0.5, 0.5], unweighted.
+    A correct response gets lam_i, an incorrect one min(0, lam_i). Lengths in tokens; values in [-0.5, 0.5], unweighted.
     """
     if len(lengths) != len(correct):
         raise ValueError(f"there are {len(lengths)} lengths but {len(correct)} verdicts; give one each a response")

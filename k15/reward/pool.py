@@ -1,8 +1,9 @@
-"""Worker processes with a hard time limit: a job that hangs, crashes or eats memory costs its own verdict and nothing else.
+"""Worker processes with a hard time limit: a job that hangs, crashes or eats memory costs its own verdict only.
 
-    pool.run([("verify", ("1/2", "0.5")), ...]) -> [Outcome(ok, value | reason), ...]     in the order of the jobs
+pool.run([("verify", ("1/2", "0.5")), ...]) -> [Outcome(ok, value | reason), ...]     in the order of the jobs
 """
 
+import contextlib
 import os
 import selectors
 import signal
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 
 from k15.reward.worker import receive, send
 
-START_LIMIT_S = 60.0  # of a worker's first job, which pays for the imports
 Job = tuple[str, tuple]
 
 
@@ -45,8 +45,8 @@ class _Worker:
         self.index = -1
         self.deadline = 0.0
 
-    def give(self, index: int, job: Job, timeout_s: float) -> None:
-        limit_s = max(timeout_s, START_LIMIT_S) if job[0] in self.fresh else timeout_s
+    def give(self, index: int, job: Job, timeout_s: float, start_s: float) -> None:
+        limit_s = timeout_s + start_s if job[0] in self.fresh else timeout_s
         self.index, self.deadline = index, time.monotonic() + limit_s
         send(self.socket, (*job, limit_s))
         self.fresh.discard(job[0])
@@ -54,20 +54,23 @@ class _Worker:
     def end(self) -> str:
         """Kill the worker and what it started; returns how it had ended, if it had."""
         code = self._process.poll()
-        try:
+        with contextlib.suppress(ProcessLookupError):  # the group has already gone
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # the group has already gone
         self._process.wait()
         self.socket.close()
-        return "killed by signal " + signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        return (
+            "killed by signal " + signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+        )
 
 
 class WorkerPool:
-    """At most `workers` processes, started when first needed; `timeout_s` bounds each job."""
+    """At most `workers` processes, started when first needed; `timeout_s` bounds each job.
 
-    def __init__(self, workers: int = 1, timeout_s: float = 5.0) -> None:
-        self._size, self._timeout_s = workers, timeout_s
+    A worker's first job of a kind pays for its imports and has `start_s` more.
+    """
+
+    def __init__(self, workers: int = 1, timeout_s: float = 5.0, start_s: float = 60.0) -> None:
+        self._size, self._timeout_s, self._start_s = workers, timeout_s, start_s
         self._idle: list[_Worker] = []
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -80,7 +83,7 @@ class WorkerPool:
                 while waiting and len(busy) < self._size:
                     worker = self._idle.pop() if self._idle else _Worker()
                     busy.append(worker)
-                    worker.give(*waiting.popleft(), self._timeout_s)
+                    worker.give(*waiting.popleft(), self._timeout_s, self._start_s)
                 for worker in self._ended(busy):
                     busy.remove(worker)
                     outcomes[worker.index] = self._outcome(worker)

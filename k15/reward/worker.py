@@ -1,7 +1,8 @@
 """The child process that checks one answer at a time: `python -m k15.reward.worker FD`, started by `pool.WorkerPool`.
 
-Jobs and results are length-prefixed pickles on an inherited socket. Untrusted text meets algebra (and the user's own reward
-function) here and only here, under an alarm that kills this process even inside C code; algebra has a memory limit too.
+Jobs and results are length-prefixed pickles on an inherited socket. Untrusted text meets algebra (and the user's own
+reward function) here and only here, under an alarm that kills this process even inside C code; algebra has a memory
+limit too.
 """
 
 import asyncio
