@@ -53,7 +53,7 @@ def _build(run: RunData) -> Path:
             notes=run.notes,  # last: drawing and choosing may have found damaged files
         )
     )
-    atomic_write(out / "index.html", page.encode("utf-8"))
+    atomic_write(out / "index.html", page.encode("utf-8", errors="backslashreplace"))
     return out / "index.html"
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.errors import DataError
@@ -29,6 +29,7 @@ def test_difference_published_values(a, b, low, high):
     assert (round(got.low, 4), round(got.high, 4)) == (low, high)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_solves_its_own_equation(pair):
     """The ends are where |p - end| = z sqrt(end (1 - end) / n); and right and wrong are mirror images."""

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.errors import ConfigError, DataError
@@ -74,6 +74,7 @@ def test_resume_gives_each_iteration_once(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.jsonl"]  # no temporary file is left
 
 
+@settings(deadline=None, max_examples=60)  # each example syncs a file to disk
 @given(value=st.one_of(st.floats(), st.integers(-(2**53), 2**53), st.booleans(), st.none()))
 def test_values_round_trip_as_strict_json(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("m")
@@ -223,6 +224,7 @@ def record(response="4", score=None):
     return rollout_record(prompt, Rollout("p1", 2, 9, (1,), segments), score, response)
 
 
+@settings(deadline=None, max_examples=60)
 @given(text=st.text(st.characters(exclude_categories=()), max_size=30))
 def test_rollout_text_round_trips(tmp_path_factory, text):
     """Any text at all: line separators, NULs, lone surrogates, quotes."""
