@@ -150,10 +150,8 @@ def engine_medic(fleet: Fleet) -> OnEngineFailure:
     async def heal(client: EngineClient, error: Exception) -> EngineClient:
         engine = next(e for e in fleet.engines if e.client is client)
         async with locks[engine.name]:
-            state = (await engine.agent.processes())[engine.name]
-            if not state["alive"]:
-                log.error("%s ended with code %s: %s", engine.name, state["returncode"], error)
-                await fleet.restart_engine(engine)
+            log.warning("%s: %s", engine.name, error)
+            await fleet.heal(engine)
         return engine.client
 
     return heal

@@ -15,7 +15,7 @@ from k15.errors import ClusterError, EngineError, WeightsError
 from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
-from k15.rollout.client import EngineClient
+from k15.rollout.client import EngineClient, EngineUnavailable
 from k15.rollout.server import engine_command, wait_ready
 from k15.runs.trainer_client import TrainerClient
 from k15.weights.engine import update_engine
@@ -163,7 +163,7 @@ class Fleet:
         if self.cfg.rollout.update == "restart":
             await asyncio.gather(*(self.restart_engine(e) for e in self.engines))
         else:
-            await asyncio.gather(*(self._load(e, version) for e in self.engines))
+            await asyncio.gather(*(self._load_or_restart(e, version) for e in self.engines))
         loaded = clock()
         if self._canary is not None:
             tokens = self._canary[0]
@@ -185,6 +185,27 @@ class Fleet:
         await update_engine(
             self.session, engine.client.base_url, self.rendezvous.token, version, self._paths[engine.agent.node_rank]
         )
+
+    async def _load_or_restart(self, engine: Engine, version: int) -> None:
+        """An engine that cannot be updated, dead or of unknown state, is replaced by a new one that loads `version`."""
+        try:
+            await self._load(engine, version)
+        except EngineError as error:
+            log.error("%s could not be updated: %s", engine.name, error)
+            await self.restart_engine(engine)
+
+    async def heal(self, engine: Engine, patience_s: float = 30.0) -> None:
+        """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while asyncio.get_running_loop().time() < deadline:
+            if not (await engine.agent.processes())[engine.name]["alive"]:
+                break
+            try:
+                await engine.client.health()
+                return
+            except EngineUnavailable:
+                await asyncio.sleep(0.5)
+        await self.restart_engine(engine)
 
     async def _check_canary(self, engine: Engine) -> float:
         """Mean |engine - trainer| over the canary's log-probs (nats)."""

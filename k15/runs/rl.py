@@ -4,6 +4,7 @@ In Slurm there is one task a node; outside it, one node. Each composes the same 
 """
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -38,6 +39,7 @@ MAY_CHANGE = (
 @hydra.main(config_path="pkg://k15.conf", config_name="rl", version_base="1.3")
 def main(config: DictConfig) -> int:
     """Hydra's entry. A multirun point gets Hydra's folder of that point as its run folder."""
+    logging.getLogger().handlers.clear()  # Hydra's own; k15's lines have their form
     cfg = typed(config)
     if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
