@@ -24,7 +24,7 @@ from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
-from k15.rollout.client import EngineClient
+from k15.rollout.client import EngineClient, engine_session
 from k15.rollout.phase import OnEngineFailure
 from k15.rollout.worker import RolloutWorker
 from k15.runs.evaluate import Evaluator
@@ -47,7 +47,7 @@ async def main(run_dir: Path) -> int:
     store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stop.set)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with engine_session() as session:
         agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
         fleet = Fleet(
             cfg, run_dir, model_folder(cfg, run_dir), rendezvous, rendezvous_path, agents, store, session,
