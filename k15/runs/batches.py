@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from k15.config.schema import RunConfig
 from k15.reward.baseline import baselines
@@ -68,3 +68,12 @@ def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
         "repetition_tokens_saved": float(phase.repetition_saved_tokens_upper_bound),
         "rollout_retries": float(phase.retries), "engine_failures": float(phase.engine_failures),
     }  # fmt: skip
+
+
+def train_metrics(trained: Mapping[str, float]) -> dict[str, float]:
+    """The trainer's numbers under the names of docs/metrics.md."""
+    names = {"log_ratio_max_abs": "log_ratio_max", "kl_ref_now": "kl", "samples": "train_samples", "tokens": "train_tokens"}
+    return {
+        names.get(key, f"train_{key.removeprefix('seconds_')}_s" if key.startswith("seconds_") else key): value
+        for key, value in trained.items()
+    }

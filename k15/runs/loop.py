@@ -16,7 +16,7 @@ from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger,
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
 from k15.rollout.worker import RolloutWorker
-from k15.runs.batches import build_batch, phase_metrics, rollout_metrics
+from k15.runs.batches import build_batch, phase_metrics, rollout_metrics, train_metrics
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
 from k15.runs.state import Checkpoints, LoopState
@@ -138,7 +138,7 @@ class Loop:
         if groups:
             with self.timer.span("train"):
                 batch = build_batch(groups, scores, self.cfg, self.state.version)
-                trained = await self.fleet.trainer.call("train_iteration", batch=batch)
+                trained = train_metrics(await self.fleet.trainer.call("train_iteration", batch=batch))
         self.state.version += 1
         with self.timer.span("weights"):
             handed = await self.fleet.hand_off(self.state.version)
