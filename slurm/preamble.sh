@@ -3,8 +3,12 @@
 #
 #   k15_job COMMAND...   runs COMMAND once on every node of the allocation and ends with the highest of their exit codes.
 #
-# Slurm signals this shell (--signal=B:USR1@seconds) before the time is up; srun passes the signal on to every task.
-# A job that has then saved everything ends with 85, and is put back into the queue if it may be (--requeue).
+# Slurm signals this shell (--signal=B:USR1@seconds) before the time is up, and COMMAND gets USR1 on each node. A job that
+# has then saved everything ends with 85, and is put back into the queue if it may be (--requeue).
+#
+# USR1 must reach COMMAND and nothing below it, but a signal to a step goes to every process of the step (engines, reward
+# workers), whatever its group or session. So the step is sent USR2, which all of them ignore (an ignored signal is
+# inherited) except a shell above COMMAND, and that sends USR1 to COMMAND alone.
 
 K15_REQUEUE_CODE=85
 
@@ -28,20 +32,37 @@ k15_container() {
   fi
 }
 
+# Waits for process $1 (and through signals, which end `wait`); returns its exit code.
+k15_wait() {
+  local code
+  while :; do
+    K15_SIGNALLED=
+    wait "$1"
+    code=$?
+    [[ -n $K15_SIGNALLED ]] || return "$code"
+  done
+}
+
+# One node's task: COMMAND with USR2 ignored, below a shell that turns USR2 into USR1.
+k15_node() {
+  local command
+  trap 'K15_SIGNALLED=1; kill -USR1 "$command"' USR2
+  (trap '' USR2 && exec "$@") &
+  command=$!
+  k15_wait "$command"
+}
+
 k15_job() {
-  local step code signalled
+  local step code
   k15_container || return 1
   # No node is killed because another one ended: on the signal all save. Those left after 300 s are.
   srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    --kill-on-bad-exit=0 --wait=300 "${K15_WRAP[@]}" "${K15_INSIDE[@]}" "$@" &
+    --kill-on-bad-exit=0 --wait=300 "${K15_WRAP[@]}" \
+    bash -c "$(declare -f k15_wait k15_node); k15_node \"\$@\"" k15_node "${K15_INSIDE[@]}" "$@" &
   step=$!
-  trap 'signalled=1; kill -USR1 "$step" 2>/dev/null' USR1
-  while :; do
-    signalled=
-    wait "$step"
-    code=$?
-    [[ -n $signalled ]] || break # else the signal ended `wait`, not the step
-  done
+  trap 'K15_SIGNALLED=1; kill -USR2 "$step"' USR1
+  k15_wait "$step"
+  code=$?
   trap - USR1
   if ((code == K15_REQUEUE_CODE)) && scontrol show job "$SLURM_JOB_ID" | grep -q 'Requeue=1'; then
     echo "k15: saved; back into the queue (run $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID ends here)"

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +40,9 @@ class Cluster:
     def down(self) -> None:
         self.run(LOCAL / "down", "--purge")
 
-    def sbatch(self, script: Path, *options: str) -> str:
-        """Submits and returns the job id."""
-        return self.run("sbatch", "--parsable", *options, script).strip()
+    def sbatch(self, script: Path, *options: str, words: Sequence[str] = ()) -> str:
+        """Submits `script` with its own arguments `words`; returns the job id."""
+        return self.run("sbatch", "--parsable", *options, script, *words).strip()
 
     def job(self, job_id: str) -> dict[str, str]:
         """The fields of `scontrol show job`."""

@@ -1,7 +1,8 @@
 """Submission through submitit: the same command on every node as slurm/rl.sbatch runs, saved and requeued alike.
 
 submitit starts one task a node, each of which runs `NodeCommand`. Its own way to requeue is used: its signal becomes
-USR1 for the command, and the exit code 85 ("saved, go on later") becomes a checkpoint.
+USR1 for the head node's command, and the exit code 85 ("saved, go on later") becomes a checkpoint. Its local executor
+does not start a job again by itself: submit the same words with the same run_dir.
 """
 
 import json
@@ -40,8 +41,9 @@ class NodeCommand:
 
     def __call__(self) -> int:
         """Runs the command and returns its exit code, 0 or (not on node 0) 85. Raises ClusterError for any other."""
-        # A group of its own: submitit's signal reaches the whole group of the task, and would end the command.
-        process = subprocess.Popen(self.argv, process_group=0)
+        # submitit's signal reaches every process of the step: it must mean nothing to the command and what it starts.
+        number = _preempt_signal()
+        process = subprocess.Popen(self.argv, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
         self._child = process.pid
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda n, _: self._send(n))

@@ -166,7 +166,7 @@ def test_errors_name_the_value_and_the_rule(tmp_path: Path) -> None:
         (["-n", "9"], {}, "from 1 to 8"),
         (["--nodes"], {}, "unknown argument '--nodes'"),
         ([], {"K15_LOCAL_SLURM_NAME": "much-too-long"}, "1 to 8 small letters"),
-        ([], {"PATH": str(_path_without_slurm(tmp_path))}, "not installed: munged"),
+        ([], {"PATH": str(_path_without_slurm(tmp_path))}, "not installed: sinfo scontrol"),
     ):
         env = {**os.environ, "K15_LOCAL_SLURM_DIR": str(tmp_path / "state"), **setting}
         done = subprocess.run([LOCAL / "up", *arguments], env=env, capture_output=True, text=True, timeout=30)
