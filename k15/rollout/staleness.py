@@ -17,7 +17,7 @@ def loss_mask(rollout: Rollout, newest_only: bool) -> tuple[int, ...]:
 
 
 def spent(rollout: Rollout, version: int) -> int:
-    """Tokens that this weight version has sampled of it: what is gone of the iteration's budget, also over a restart."""
+    """Tokens that `version` has sampled of it: what is gone of the iteration's budget, also over a restart."""
     return sum(len(s.tokens) for s in rollout.segments if s.version == version)
 
 

@@ -1,0 +1,240 @@
+"""One real vLLM server with a tiny random Qwen2: what the worker relies on is true of the engine itself."""
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+
+import aiohttp
+import pytest
+
+from k15.config.schema import RepetitionConfig, RolloutConfig
+from k15.errors import EngineError
+from k15.rollout.client import EngineClient, EngineUnavailable, engine_session
+from k15.rollout.seeds import new_group
+from k15.rollout.server import engine_command, wait_ready
+from k15.rollout.worker import RolloutWorker
+from k15.types import Prompt, Rollout, Segment
+
+pytestmark = pytest.mark.vllm
+EOS, VOCAB, CONTEXT = 1, 64, 192
+NO_REPETITION = RepetitionConfig(enabled=False)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """A random Qwen2 (hidden 128, 4 layers; 0.76 M parameters) with its own word-level tokenizer, and the model."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("policy")
+    vocab = {"<pad>": 0, "<eos>": EOS, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    shape = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=4)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
+    ids = dict(vocab_size=VOCAB, eos_token_id=EOS, bos_token_id=None, pad_token_id=0)
+    config = Qwen2Config(**shape, **heads, **ids, max_position_embeddings=512, initializer_range=0.1)
+    model = Qwen2ForCausalLM(config).float().eval()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def engine(policy, tmp_path_factory):
+    """(url, token) of a running server; its log goes to the temporary folder."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    token, url = secrets.token_hex(16), f"http://127.0.0.1:{port}"
+    argv, env = engine_command(
+        RolloutConfig(),
+        model_dir=policy[0],
+        host="127.0.0.1",
+        port=port,
+        device="cpu",
+        dtype="float32",
+        max_context=CONTEXT,
+        dummy=False,
+        token=token,
+    )
+    log = tmp_path_factory.mktemp("log") / "engine.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(argv, env=os.environ | env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        try:
+            asyncio.run(wait_ready(url, token, lambda: process.poll() is None, 240))
+        except EngineError:
+            print(log.read_text()[-4000:])
+            raise
+        yield url, token
+        assert token not in log.read_text()
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+
+
+@pytest.fixture
+async def client(engine):
+    async with engine_session() as session:
+        yield EngineClient(*engine, session, timeout_s=60)
+
+
+def worker_of(client, **kw) -> RolloutWorker:
+    base = dict(max_response_tokens=60, budget_tokens=60, temperature=1.0)
+    return RolloutWorker(
+        [client], RolloutConfig(**(base | {"repetition": NO_REPETITION} | kw)), 5, max_context_tokens=CONTEXT
+    )
+
+
+def groups_of(n: int, k: int):
+    return [
+        new_group(
+            Prompt(f"p{i}", "", ""), tuple(3 + (7 * i + 11 * j) % 60 for j in range(9 + i)), k, run_seed=1, draw=0
+        )
+        for i in range(n)
+    ]
+
+
+def reference_logprobs(model, rollout: Rollout, temperature: float) -> list[float]:
+    """log_softmax(logits / temperature) of transformers at each response token."""
+    import torch
+
+    tokens = torch.tensor([*rollout.prompt_tokens, *rollout.response_tokens])
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0, :-1].double() / temperature
+    rows = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+    return rows[len(rollout.prompt_tokens) - 1 :].tolist()
+
+
+async def test_the_token_is_demanded_on_every_route_but_health(engine):
+    url, token = engine
+    routes = (
+        "/v1/models",
+        "/collective_rpc",
+        "/pause",
+        "/abort_requests",
+        "/inference/v1/generate",
+        "/metrics",
+        "/docs",
+    )
+    async with aiohttp.ClientSession() as session:
+        for key in ({}, {"Authorization": "Bearer " + "0" * 32}):
+            for route in routes:
+                async with session.post(url + route, json={}, headers=key) as answer:
+                    assert answer.status == 401, route
+        async with session.get(url + "/health") as answer:
+            assert answer.status == 200
+        async with session.get(url + "/v1/models", headers={"Authorization": f"Bearer {token}"}) as answer:
+            assert answer.status == 200
+        with pytest.raises(EngineError, match="refuses this job's token"):
+            await wait_ready(url, "0" * 32, lambda: True, 5)
+
+
+async def test_greedy_in_budget_segments_equals_an_uninterrupted_run(client):
+    whole = await worker_of(client, temperature=0.0).run(groups_of(4, 1), 1)
+    for budget in (7, 32):
+        worker, parts = worker_of(client, temperature=0.0, budget_tokens=budget), groups_of(4, 1)
+        for version in range(-(-60 // budget)):
+            await client.reset_prefix_cache()
+            parts = await worker.run(parts, version)
+        for a, b in zip((g.rollouts[0] for g in whole), (g.rollouts[0] for g in parts)):
+            assert a.response_tokens == b.response_tokens and a.finish == b.finish
+            assert a.response_logprobs == pytest.approx(b.response_logprobs, abs=1e-5)
+            assert [len(s.tokens) for s in b.segments[:-1]] == [budget] * (len(b.segments) - 1)
+            assert len(b.segments) == -(-b.length // budget) > 1
+
+
+async def test_behaviour_logprobs_are_those_of_the_tempered_distribution_and_seeds_reproduce(client, policy):
+    first = await worker_of(client, temperature=0.7, budget_tokens=25).run(groups_of(4, 4), 1)
+    again = await worker_of(client, temperature=0.7, budget_tokens=25).run(groups_of(4, 4)[::-1], 1)
+    assert first == again[::-1]  # whatever ran beside them
+    rollouts = [r for g in first for r in g.rollouts]
+    assert len({r.response_tokens for r in rollouts}) == 16
+    for r in rollouts:
+        assert list(r.response_logprobs) == pytest.approx(reference_logprobs(policy[1], r, 0.7), abs=1e-4)
+        assert (r.response_tokens[-1] == EOS) == (r.finish == "stop") and EOS not in r.response_tokens[:-1]
+    assert any(
+        r.finish == "stop" for g in await worker_of(client, temperature=1.5).run(groups_of(8, 4), 1) for r in g.rollouts
+    )
+
+
+async def test_greedy_and_sampled_side_by_side_keep_their_own_distribution(client, policy):
+    greedy, hot = await asyncio.gather(
+        worker_of(client).sample([r.prompt_tokens for g in groups_of(3, 1) for r in g.rollouts], 1, 0.0, 30, seed=1),
+        worker_of(client).sample([(9, 8, 7, 6)], 6, 1.3, 30, seed=2),
+    )
+    for rollouts, temperature in ((greedy, 1.0), (hot, 1.3)):
+        for r in rollouts:
+            assert list(r.response_logprobs) == pytest.approx(reference_logprobs(policy[1], r, temperature), abs=1e-4)
+
+
+async def test_prompt_logprobs_equal_transformers(client, policy):
+    tokens = [3 + (5 * i * i + i) % 60 for i in range(150)]
+    canary = Rollout("c", 0, 0, (tokens[0],)).extended(Segment(tuple(tokens[1:]), (0.0,) * 149, 0, "length"))
+    got = await client.prompt_logprobs(tokens)
+    assert got == pytest.approx(reference_logprobs(policy[1], canary, 1.0), abs=1e-4) and len(got) == 149
+    assert got == pytest.approx(await client.prompt_logprobs(tokens), abs=1e-5)  # no prefix cache in between
+    with pytest.raises(EngineError, match="status 400"):
+        await client.prompt_logprobs([3] * (CONTEXT + 1))
+
+
+async def test_repetition_stops_early_also_across_segments(client):
+    """A random model's greedy text falls into a loop. In segments of 5 the engine alone would hardly ever see it."""
+    on = RepetitionConfig(max_period=8, min_repeats=3)
+    long = dict(temperature=0.0, max_response_tokens=150)
+    whole_worker = worker_of(client, repetition=on, budget_tokens=150, **long)
+    whole = await whole_worker.run(groups_of(6, 1), 1)
+    looped = [g.rollouts[0] for g in whole if g.rollouts[0].finish == "repetition"]
+    assert looped, "no greedy text looped"
+    for r in looped:
+        tail = [r.response_tokens[-p * 3 :] for p in range(1, 9)]
+        assert any(t == t[: len(t) // 3] * 3 for t in tail)
+    saved = sum(150 - r.length for r in looped)
+    assert whole_worker.metrics.repetition_saved_tokens_upper_bound == saved > 0
+    parts, worker = groups_of(6, 1), worker_of(client, repetition=on, budget_tokens=5, **long)
+    for version in range(30):
+        parts = await worker.run(parts, version)
+    assert [(g.rollouts[0].response_tokens, g.rollouts[0].finish) for g in parts] == [
+        (g.rollouts[0].response_tokens, g.rollouts[0].finish) for g in whole
+    ]
+
+
+async def test_abort_keeps_partial_tokens_and_going_on_gives_the_uninterrupted_run(client):
+    cfg = dict(temperature=0.0, max_response_tokens=150, budget_tokens=150)
+    worker = worker_of(client, **cfg)
+    whole = await worker.run(groups_of(24, 1), 1)
+    first_done = asyncio.Event()  # greedy texts end at many lengths: when one has ended, others are in the middle
+    run = asyncio.create_task(worker.run(groups_of(24, 1), 1, lambda metrics, done: first_done.set()))
+    await first_done.wait()
+    await worker.abort()
+    parts = await run
+    aborted = [g.rollouts[0] for g in parts if g.rollouts[0].finish == "abort"]
+    assert aborted and all(0 < r.length < 150 for r in aborted)
+    parts = await worker.run(parts, 1)
+    for a, b in zip(whole, parts):
+        assert a.rollouts[0].response_tokens == b.rollouts[0].response_tokens
+        assert a.rollouts[0].response_logprobs == pytest.approx(b.rollouts[0].response_logprobs, abs=1e-5)
+
+
+async def test_pause_keeps_requests_in_flight_and_resume_goes_on(client):
+    await client.pause("keep")
+    work = asyncio.create_task(client.generate([5, 6, 7], max_tokens=8, seed=1))
+    await asyncio.sleep(0.3)
+    assert not work.done()
+    await client.resume()
+    assert 1 <= len((await work).tokens) <= 8
+    await client.health()
+    assert await client.abort_all() == 0
+    async with engine_session() as session:
+        with pytest.raises(EngineUnavailable, match="ClientConnectorError"):
+            await EngineClient("http://127.0.0.1:9", "x", session).health()
