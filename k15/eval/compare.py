@@ -6,14 +6,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from k15.eval import plot_style as ps
+from k15.eval.page import environment
 from k15.eval.run_data import HeldOut, RunData, held_out
 from k15.log.files import atomic_write
 
 
 def build_comparison(runs: Sequence[RunData], out: str | Path) -> Path:
     """Write `out`/index.html and `out`/figures/comparison.png; returns the page."""
-    from k15.eval.report import environment
-
     folder = Path(out)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     names = _names(runs)

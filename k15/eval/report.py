@@ -6,27 +6,23 @@ Model text goes through autoescaping; nothing in the page is a script.
 """
 
 import argparse
-import re
 import statistics
 import sys
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from k15.errors import DataError, K15Error
 from k15.eval import plot_style
+from k15.eval.compare import build_comparison
+from k15.eval.page import environment
 from k15.eval.plots import FIGURES
 from k15.eval.run_data import HeldOut, RunData, headline, held_out, load_run
-from k15.eval.samples import choose, shorten
+from k15.eval.samples import choose
 from k15.log.files import atomic_write
 from k15.log.progress import duration
 
 _HERE = Path(__file__).parent
-# Control characters, those that turn the direction of text, and lone surrogates: shown by number, not obeyed.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def build_report(run_dir: str | Path) -> Path:
@@ -55,25 +51,6 @@ def _build(run: RunData) -> Path:
     )
     atomic_write(out / "index.html", page.encode("utf-8", errors="backslashreplace"))
     return out / "index.html"
-
-
-def environment() -> Environment:
-    """Jinja with autoescape on, the style sheet, and the formatters that the pages use."""
-    env = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.globals |= {
-        "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        "pc": lambda share: f"{100 * share:.1f}",
-        "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
-        "visible": visible,
-    }
-    return env
-
-
-def visible(text: object) -> str:
-    """Text as it can be shown: what cannot be printed as ‹U+001B›, and a very long text cut in the middle."""
-    return _UNPRINTABLE.sub(lambda m: f"‹U+{ord(m[0]):04X}›", shorten(str(text)))
 
 
 def _sections(run: RunData, folder: Path) -> list[dict[str, object]]:
@@ -166,8 +143,6 @@ def main(argv: list[str] | None = None) -> int:
             page = _build(run)
             print(f"{run.name}\n{headline(run)}\nreport: {page}")
         if len(runs) > 1:
-            from k15.eval.compare import build_comparison
-
             print(f"comparison: {build_comparison(runs, args.out)}")
     except K15Error as e:
         print(f"error: {e}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """The processes that an agent owns. Each is the leader of its own session and dies with the agent, whatever kills it."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -10,15 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from k15.child import prepare
 from k15.errors import ClusterError
-
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent() -> None:
-    """In a child before exec: the kernel kills it when the thread that started it ends (also by SIGKILL)."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @dataclass
@@ -72,7 +64,7 @@ class Children:
                 env={**os.environ, **env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=None if echo else out, stderr=None if echo else asyncio.subprocess.STDOUT,
-                start_new_session=True, preexec_fn=die_with_parent,
+                start_new_session=True, preexec_fn=prepare,
             )  # fmt: skip
         child = self.table[name] = Child(name, process, log)
         return child

@@ -1,12 +1,10 @@
 """A job's own etcd: one member, started as a child, opened only with a random password."""
 
-import ctypes
 import importlib.util
 import os
 import platform
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -15,10 +13,9 @@ from pathlib import Path
 
 import requests
 
+from k15 import child
 from k15.errors import ClusterError
 
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 _START_S = 30.0
 _ATTEMPTS = 3
 
@@ -90,10 +87,6 @@ def _free_port(host: str) -> int:
         return s.getsockname()[1]
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def _spawn(binary: Path, data_dir: Path, log: Path, client: str, peer: str) -> subprocess.Popen:
     argv = [str(binary), "--name=k15", f"--data-dir={data_dir}", "--logger=zap", "--log-level=warn"]
     argv += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
@@ -110,7 +103,7 @@ def _spawn(binary: Path, data_dir: Path, log: Path, client: str, peer: str) -> s
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=child.prepare,
         )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"types", "errors", "log", "config"}
+CORE = {"types", "errors", "log", "config", "child"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
+    "child": set(),
     "log": {"types", "errors"},
     "config": {"types", "errors", "log", "conf"},
     "data": CORE,

@@ -1,0 +1,17 @@
+"""What every process that k15 starts does between fork and exec."""
+
+import ctypes
+import signal
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def prepare() -> None:
+    """For `preexec_fn`: die with the parent's thread (also when it is killed), and ignore the signals to save.
+
+    Slurm passes such a signal on to every process of a step; the controller alone acts on it, by a handler of its own.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
