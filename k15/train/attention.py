@@ -2,10 +2,10 @@
 
 Shapes: T packed tokens, S sequences, N heads, G key-value heads, D head size.
 
-Megatron's attention layer projects [T, 1, H] and hands query, key and value to `PackedAttention`, which rotates them by
-each token's position in its own sequence and attends. On CUDA with flash-attn that is one variable-length call. Elsewhere
-sequences of similar length form a bucket [S_b, L_b] padded on the RIGHT, where a causal mask alone is exact: a real
-token never sees the padding after it. The layout is made once a micro-batch and shared by all layers.
+Megatron's attention layer projects [T, 1, H] and hands query, key and value to `PackedAttention`, which rotates them
+by each token's position in its own sequence and attends. On CUDA with flash-attn that is one variable-length call.
+Elsewhere sequences of similar length form a bucket [S_b, L_b] padded on the RIGHT, where a causal mask alone is exact:
+a real token never sees the padding after it. The layout is made once a micro-batch and shared by all layers.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""One file a rank, written atomically; loads bitwise into the same layout and refuses another. Caller marks completeness."""
+"""One file a rank, written atomically; loads bitwise into the same layout only. The caller marks completeness."""
 
 import os
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Weights are those of the whole mini-batch over all data-parallel ranks, so that micro-batches and ranks simply add up:
     pmd   sum_s w_s / (2 tau) (r_s - b_s - tau D_s)^2,  w_s = 1/samples   report 2.3.2
-    rest  sum_s w_s [r_s > 0] NLL_s,                    w_s = 1/samples   the ablation baseline of 3.5: no negative gradient
+    rest  sum_s w_s [r_s > 0] NLL_s,                    w_s = 1/samples   baseline of 3.5: no negative gradient
     sft   sum_s w_s NLL_s,                              w_s = 1/tokens    mean over the tokens that count
 D_s and NLL_s are sums over the response tokens that the sample's loss mask selects.
 """

@@ -27,6 +27,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 
 from k15.config.schema import ParallelConfig
+from k15.weights.layout import is_expert
 
 from .attention import PackedAttention, PackedLayout
 from .shape import ModelShape
@@ -35,9 +36,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class RMSNorm(torch.nn.Module):
-    """Root mean square norm in fp32. Marks its weight so that Megatron sums its gradient over a sequence-parallel group.
+    """Root mean square norm in fp32; Megatron's own torch norm refuses sequence parallelism.
 
-    Megatron's own torch norm refuses sequence parallelism.
+    Marks its weight so that Megatron sums the gradient over a sequence-parallel group.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **_unused) -> None:
@@ -96,7 +97,20 @@ def build_model(
         share_embeddings_and_output_weights=shape.tied,
         position_embedding_type="none",
     )
+    _mark_parameters(model)
     return model.to(device)
+
+
+def _mark_parameters(model: HiddenModel) -> None:
+    """Tell Megatron which parameters are replicated, as its own initialisation (switched off) would.
+
+    Without the marks the gradient norm leaves out the shards of all tensor-parallel ranks but the first, and experts
+    without expert parallelism miss the sum over the tensor-parallel ranks that hold copies of them.
+    """
+    for name, parameter in model.named_parameters():
+        if is_expert(name):
+            parameter.allreduce = False  # reduced over expert-data-parallel ranks, not data-parallel ones
+        parameter.tensor_model_parallel = "norm" not in name and "router" not in name
 
 
 def initialise_model_parallel(parallel: ParallelConfig) -> None:
@@ -113,7 +127,7 @@ def initialise_model_parallel(parallel: ParallelConfig) -> None:
 def transformer_config(
     shape: ModelShape, parallel: ParallelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> TransformerConfig:
-    """Megatron's settings: no fusion that needs a build, no dropout, no auxiliary loss, gradients summed and not averaged."""
+    """Megatron's settings: no fusion that needs a build, no dropout, no auxiliary loss, gradients summed."""
     experts = {}
     if shape.experts > 0:
         experts = {
@@ -125,7 +139,6 @@ def transformer_config(
             "moe_router_dtype": "fp32",
             "moe_router_load_balancing_type": "none",
             "moe_aux_loss_coeff": 0.0,
-            "moe_token_dispatcher_type": "alltoall",
         }
     recompute = {}
     if parallel.recompute:
@@ -155,6 +168,7 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         variable_seq_lengths=parallel.pipeline > 1,  # packs differ in size
+        moe_token_dispatcher_type="alltoall",
         calculate_per_token_loss=True,  # losses are already weighted: sum over micro-batches and ranks
         use_cpu_initialization=device.type == "cpu",
         perform_initialization=False,

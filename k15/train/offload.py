@@ -1,4 +1,4 @@
-"""Move tensors' storage off the device and back in place, so that every view of it (parameters, buckets) stays valid."""
+"""Move tensors' storage off the device and back in place, so that every view of it (parameter, bucket) stays valid."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Megatron's AdamW (distributed over data-parallel ranks or not), with a reset and a state that can be saved per rank."""
+"""Megatron's AdamW (distributed over data-parallel ranks or not), with a reset and a state saved per rank."""
 
 from typing import Any
 

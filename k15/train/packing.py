@@ -5,13 +5,14 @@ Deterministic, the same on every rank, and free of any effect on the loss: weigh
 
 import heapq
 from collections.abc import Sequence
+from itertools import pairwise
 
 Plan = list[list[list[int]]]
 """plan[data-parallel rank][micro-batch] -> sample indices, longest first; all ranks have as many micro-batches."""
 
 
 def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Sample indices of each rank: longest first, each to the rank with the fewest tokens so far (the lowest on a tie)."""
+    """Sample indices of each rank: longest first, each to the rank with the fewest tokens (lowest on a tie)."""
     loads = [(0, rank) for rank in range(ranks)]
     parts: list[list[int]] = [[] for _ in range(ranks)]
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -48,7 +49,8 @@ def plan_micro_batches(lengths: Sequence[int], ranks: int, budget: int) -> Plan:
 
 
 def split_minibatches(groups: Sequence[int], count: int) -> list[list[int]]:
-    """Sample indices of each of `count` mini-batches, made of whole groups in order of appearance, sizes within one group.
+    """Sample indices of each of `count` mini-batches, whole groups in order of appearance; sizes differ by at most
+    one group where groups are equal.
 
     Raises ValueError if there are fewer groups than mini-batches.
     """
@@ -59,4 +61,4 @@ def split_minibatches(groups: Sequence[int], count: int) -> list[list[int]]:
     if count < 1 or count > len(order):
         raise ValueError(f"algo.minibatches is {count}; it must be in 1..{len(order)} (prompt groups of the batch)")
     bounds = [len(order) * i // count for i in range(count + 1)]
-    return [[i for group in order[a:b] for i in group] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [[i for group in order[a:b] for i in group] for a, b in pairwise(bounds)]

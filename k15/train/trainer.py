@@ -1,4 +1,4 @@
-"""The trainer: theta_i and a batch of scored samples in, theta_{i+1} out (report 2.3.2). Every rank runs it in lockstep.
+"""The trainer: theta_i and a batch of scored samples in, theta_{i+1} out (report 2.3.2). All ranks run in lockstep.
 
     batch ── mini-batches of whole groups ──▶ reference log-probs (theta_i) ──▶ micro-batches ──▶ loss ──▶ AdamW step
 
@@ -115,7 +115,7 @@ class Trainer:
     # ---- scoring -----------------------------------------------------------------------------------------------
 
     def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[list[float]]:
-        """log p(token t | tokens < t), natural log, for t = 1 .. len-1 of every sequence; the same list on every rank."""
+        """log p(token t | tokens < t), natural log, for t = 1 .. len-1 of every sequence; on every rank."""
         samples = [Sample(tuple(s), 1, (1,) * (len(s) - 1)) for s in sequences if len(s) > 1]
         flat = iter(self._score(samples, temperature).tolist()) if samples else iter(())
         return [[next(flat) for _ in range(len(s) - 1)] for s in sequences]
@@ -189,7 +189,7 @@ class Trainer:
         return means | probed | clock.seconds() | {"samples": len(batch.samples), "tokens": tokens, "lr": lr}
 
     def sft_step(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
-        """One supervised step: mean negative log-likelihood of the tokens that the loss masks select, at temperature 1."""
+        """One supervised step: mean negative log-likelihood of the tokens in the loss masks, at temperature 1."""
         self._check_on_device()
         self._check_samples(samples)
         clock = Stopwatch(self.device)
@@ -212,8 +212,8 @@ class Trainer:
         norm = self.optimizer.step(lr)
         if not math.isfinite(norm):
             raise TrainerError(
-                f"the gradient norm is {norm} in iteration {self.iteration}; the weights are spoiled. Resume from the last "
-                "checkpoint with a smaller learning rate"
+                f"the gradient norm is {norm} in iteration {self.iteration}; the weights are spoiled. Resume from the "
+                "last checkpoint with a smaller learning rate"
             )
         clock.lap("optimizer")
         return metrics | {"grad_norm": norm}, logprobs

@@ -29,12 +29,12 @@ def linear_logprob(
     """log softmax(hidden @ weight.T / temperature)[target] -> logprob [T], and the entropy [T] if asked for.
 
     hidden [T, H]; weight [V, H], or this rank's [V/n, H] (rank r holds rows r*V/n ...) with `tp_group`; target [T]
-    int64, global ids in 0..vocab_size-1, or -100 for "ignore" (gives 0 and no gradient). `vocab_size` (default V) excludes
-    padding rows at the end of the weight. Differentiable in hidden and weight, once.
+    int64, global ids in 0..vocab_size-1, or -100 for "ignore" (gives 0 and no gradient). `vocab_size` (default V)
+    excludes padding rows at the end of the weight. Differentiable in hidden and weight, once.
 
-    Tensor-parallel contract: hidden and target are the same on all ranks of the group; the gradient of hidden is complete
-    (summed over the group) on every rank, that of the weight is this rank's. A caller with sequence parallelism gathers
-    hidden first, with a backward that only takes its own slice.
+    Tensor-parallel contract: hidden and target are the same on all ranks of the group; the gradient of hidden is
+    complete (summed over the group) on every rank, that of the weight is this rank's. A caller with sequence
+    parallelism gathers hidden first, with a backward that only takes its own slice.
 
     Raises ValueError for wrong shapes, a temperature that is not positive, or a target that is out of range.
     """
@@ -63,7 +63,7 @@ def _check(hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, t
 
 
 class _LinearLogprob(torch.autograd.Function):
-    """Forward keeps hidden, weight and log Z [T] (and the entropy [T]); backward recomputes the logits block by block."""
+    """Forward keeps hidden, weight, log Z [T] and the entropy [T]; backward makes the logits again, block by block."""
 
     @staticmethod
     def forward(ctx, hidden, weight, target, temperature, group, start, total, want_entropy):
@@ -128,7 +128,7 @@ class _LinearLogprob(torch.autograd.Function):
 
 
 def _logit_blocks(hidden: Tensor, rows: Tensor, temperature: float):
-    """(start, stop, logits [stop-start, V_local]) for blocks of tokens; logits in rows.dtype, divided by temperature."""
+    """(start, stop, logits [stop-start, V_local]) for blocks of tokens; in rows.dtype, divided by temperature."""
     step = max(1, BLOCK_ELEMENTS // rows.shape[0])
     for a in range(0, hidden.shape[0], step):
         b = min(a + step, hidden.shape[0])

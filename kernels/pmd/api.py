@@ -55,7 +55,7 @@ def _check(logprob, ref_logprob, reward, baseline, cu_seqlens, tau, mask, weight
     ):
         if tensor is not None and tuple(tensor.shape) != (want,):
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; it must be [{want}] for {tokens} tokens and {sequences} sequences"
+                f"{name} has shape {tuple(tensor.shape)}; {tokens} tokens in {sequences} sequences need [{want}]"
             )
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != tokens:

@@ -1,4 +1,4 @@
-"""linear_logprob: against the naive reference, by finite differences in float64, and vocab-parallel against one rank."""
+"""linear_logprob: against the naive reference, finite differences in float64, vocab-parallel against one rank."""
 
 import pytest
 import torch

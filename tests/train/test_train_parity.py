@@ -15,6 +15,7 @@ MODELS = {
 LAYOUTS = {  # ranks, model, layout
     "dp2": (2, "dense", {}),
     "dp2_ep2": (2, "moe", {"expert": 2}),
+    "tp2_moe": (2, "moe", {"tensor": 2, "sequence_parallel": True}),
     "tp2_pp2": (4, "tied", {"tensor": 2, "pipeline": 2, "recompute": True}),
     "tp2_pp2_ep2": (8, "moe", {"tensor": 2, "pipeline": 2, "expert": 2, "sequence_parallel": True}),
 }
