@@ -5,7 +5,6 @@ discover that reasoning pays (docs/decisions.md).
 """
 
 import math
-import random
 
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
@@ -15,7 +14,7 @@ from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
 log = get_logger("warmup")
-LR_WARMUP_STEPS = 20
+LR_WARMUP_STEPS = 50
 
 
 def learning_rate(step: int, cfg: WarmupConfig) -> float:
@@ -39,7 +38,8 @@ def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> lis
 async def warm_up(
     trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]
 ) -> dict[str, float]:
-    """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only."""
+    """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only,
+    and their order counts: practice comes first, the mixture of styles last."""
     examples = warmup_examples(
         cfg.steps * cfg.batch_size,
         seed,
@@ -47,7 +47,6 @@ async def warm_up(
         slip_fraction=cfg.slip_fraction,
         families=families,
     )
-    random.Random(f"warm-up order {seed}").shuffle(examples)
     recent: list[float] = []
     for step in range(cfg.steps):
         batch = samples_of(examples[step * cfg.batch_size : (step + 1) * cfg.batch_size], tokenizer)

@@ -54,12 +54,13 @@ def fill(model, config: Mapping[str, Any], read: Callable[[str], Tensor], vocab_
         parameter.copy_(layout.from_hf(config, name, read, rank, size, vocab_rows))
 
 
-def random_reader(config: Mapping[str, Any], seed: int, std: float = 0.02) -> Callable[[str], Tensor]:
-    """A `read` for a model that does not exist yet: normal(0, std) as transformers initialises, norms 1, biases 0.
+def random_reader(config: Mapping[str, Any], seed: int) -> Callable[[str], Tensor]:
+    """A `read` for a model that does not exist yet: normal(0, initializer_range) as in transformers, norms 1, biases 0.
 
     Each tensor has a generator of its own, seeded by the tensor's name: the same whatever the layout.
     """
     shapes = layout.hf_shapes(config)
+    std = config.get("initializer_range", 0.02)
 
     def read(name: str) -> Tensor:
         if name.endswith("norm.weight"):
