@@ -8,6 +8,7 @@ D_s and NLL_s are sums over the response tokens that the sample's loss mask sele
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from megatron.core import parallel_state as mpu
@@ -54,6 +55,17 @@ def response_logprobs(
         vocab_size=vocab,
     )
     return out if entropy else (out, None)
+
+
+def used_samples(kind: str, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of a mini-batch that its loss looks at, with the weights that they have in the whole of it.
+
+    rest: those with a positive reward, so that wrong ones cost no computation; may be empty.
+    """
+    if kind != "rest":
+        return list(samples)
+    weights = sample_weights(kind, samples)
+    return [replace(s, weight=w) for s, w in zip(samples, weights, strict=True) if s.reward > 0]
 
 
 def sample_weights(kind: str, samples: Sequence[Sample]) -> list[float]:

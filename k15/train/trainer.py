@@ -26,7 +26,7 @@ from . import checkpoint, names
 from .attention import Rotary
 from .batch import MicroBatch, collate, response_offsets
 from .hf_folder import folder_reader
-from .loss import LOSSES, micro_batch_loss, response_logprobs, sample_weights
+from .loss import LOSSES, micro_batch_loss, response_logprobs, sample_weights, used_samples
 from .metrics import Stopwatch, log_ratio_metrics, probe_indices
 from .model import DTYPES, build_model, initialise_model_parallel, padded_vocab
 from .offload import Offloaded
@@ -160,7 +160,8 @@ class Trainer:
 
         loss, grad_norm, entropy (nats a token) are means over the steps. log_ratio_mean, _std, _max_abs and
         kl_ref_now (k3 estimate, nats a token) compare theta_{i+1} with theta_i on at most 64 samples of the first
-        mini-batch. seconds_*: host time of each part on this rank.
+        mini-batch. seconds_*: host time of each part on this rank. With the loss `rest` and no correct sample there is
+        no step, a loss of 0, and none of the other measures.
         """
         self._check_on_device()
         self._check_samples(batch.samples)
@@ -168,7 +169,8 @@ class Trainer:
         clock = Stopwatch(self.device)
         if self.algo.reset_optimizer:
             self.optimizer.reset()
-        parts = [[batch.samples[i] for i in p] for p in self._minibatches(batch)]
+        parts = [used_samples(self.algo.loss, [batch.samples[i] for i in p]) for p in self._minibatches(batch)]
+        parts = [part for part in parts if part]
         refs: list[Tensor | None] = [None] * len(parts)
         if self.algo.loss == "pmd" and len(parts) > 1:
             # The first step starts at theta_i, so its own log-probs are the reference; the others need theirs now.
@@ -181,12 +183,13 @@ class Trainer:
             metrics, logprobs = self._minibatch(self.algo.loss, part, ref, lr, clock, keep=first_logprobs is None)
             first_logprobs = logprobs if first_logprobs is None else first_logprobs
             steps.append(metrics)
-        probed = self._probe(parts[0], first_logprobs)
+        probed = self._probe(parts[0], first_logprobs) if steps else {}
         clock.lap("probe")
         self.iteration += 1
-        means = {key: sum(m[key] for m in steps) / len(steps) for key in steps[0]}
+        means = {key: sum(m[key] for m in steps) / len(steps) for key in steps[0]} if steps else {"loss": 0.0}
         tokens = sum(len(s.tokens) for s in batch.samples)
-        return means | probed | clock.seconds() | {"samples": len(batch.samples), "tokens": tokens, "lr": lr}
+        counts = {"steps": len(steps), "samples": len(batch.samples), "tokens": tokens, "lr": lr}
+        return means | probed | clock.seconds() | counts
 
     def sft_step(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
         """One supervised step: mean negative log-likelihood of the tokens in the loss masks, at temperature 1."""
@@ -202,7 +205,7 @@ class Trainer:
 
         ref: host fp32 [sum of response lengths], as `logprobs` orders them; None: theta_i is the current weights.
         """
-        return self._gradients(kind, samples, ref, keep=False)[0]
+        return self._gradients(kind, used_samples(kind, samples), ref, keep=False)[0]
 
     def _minibatch(self, kind: str, samples: Sequence[Sample], ref, lr: float, clock: Stopwatch, keep: bool):
         metrics, logprobs = self._gradients(kind, samples, ref, keep)

@@ -1,0 +1,93 @@
+"""The plan of micro-batches (properties), and models and layouts that the trainer refuses. No Megatron, no torch."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k15.config.schema import ParallelConfig
+from k15.errors import ConfigError
+from k15.train.packing import plan_micro_batches, split_minibatches
+from k15.train.shape import check_layout, read_shape
+
+MOE = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 51,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+}
+QWEN2 = {k: v for k, v in MOE.items() if "expert" not in k and "moe" not in k} | {"model_type": "qwen2"}
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=60), st.integers(1, 5), st.integers(1, 300))
+def test_a_plan_holds_every_sample_once_within_the_budget(lengths, ranks, budget):
+    plan = plan_micro_batches(lengths, ranks, budget)
+    assert sorted(i for rank in plan for micro in rank for i in micro) == list(range(len(lengths)))
+    assert len({len(rank) for rank in plan}) == 1
+    for micro in (m for rank in plan for m in rank):
+        assert len(micro) <= 1 or sum(lengths[i] for i in micro) <= budget
+    loads = [sum(lengths[i] for micro in rank for i in micro) for rank in plan]
+    assert max(loads) - min(loads) <= max(lengths)  # no rank waits for more than one sample
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.data())
+def test_mini_batches_are_whole_groups(groups, data):
+    count = data.draw(st.integers(1, len(set(groups))))
+    parts = split_minibatches(groups, count)
+    assert len(parts) == count and all(parts)
+    assert sorted(i for p in parts for i in p) == list(range(len(groups)))
+    where = {}
+    assert all(where.setdefault(groups[i], n) == n for n, p in enumerate(parts) for i in p)
+
+
+def test_too_many_mini_batches():
+    with pytest.raises(ValueError, match=r"must be in 1\.\.2"):
+        split_minibatches([0, 0, 1], 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "qwen2_vl"}, "Did you mean 'qwen2'"),
+        ({"hidden_act": "gelu"}, "hidden_act of config.json is 'gelu'"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type of config.json is 'yarn'"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ],
+)
+def test_models_that_are_not_built_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        read_shape(MOE | change)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "world", "message"),
+    [
+        (QWEN2, {"tensor": 4}, 4, "parallel.tensor is 4; it must divide the model's 2 key-value heads"),
+        (QWEN2, {"pipeline": 3}, 3, "must divide the model's 4 layers"),
+        (QWEN2, {"tensor": 2}, 3, "3 ranks do not divide"),
+        (QWEN2, {"expert": 2}, 2, "no experts"),
+        (QWEN2, {"context": 2}, 2, "parallel.context is 2"),
+        (QWEN2, {"sequence_parallel": True}, 1, "needs parallel.tensor > 1"),
+        (QWEN2, {"tensor": 0}, 1, "at least 1"),
+        (MOE, {"expert": 3}, 3, "must divide the model's 4 experts"),
+        (MOE, {"tensor": 2}, 2, "need parallel.sequence_parallel"),
+    ],
+)
+def test_layouts_that_cannot_be_are_refused(config, layout, world, message):
+    with pytest.raises(ConfigError, match=message):
+        check_layout(read_shape(config), ParallelConfig(**layout), world)
+
+
+def test_checks_import_without_torch():
+    code = "import sys, k15.train.shape, k15.train.packing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
