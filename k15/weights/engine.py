@@ -19,6 +19,7 @@ from k15.errors import ConfigError, EngineError, WeightsError
 from k15.weights.assemble import Pieces
 from k15.weights.layout import hf_shapes
 from k15.weights.segments import load_manifest, read_segment
+from k15.weights.vllm_cpu import repacking
 
 _BROKEN = -2  # a load failed half-way: the weights are of no version
 
@@ -43,8 +44,8 @@ class EngineWeights:
             return {"error": str(error)}
         checked = time.perf_counter()
         self._k15_version = _BROKEN
-        self.reload_weights(weights_iterator=pieces.tensors())
-        _repack_output_layers(self.get_model())
+        with repacking(self.get_model()):
+            self.reload_weights(weights_iterator=pieces.tensors())
         self._k15_version = version
         done = time.perf_counter()
         return {"version": version, "check_s": checked - start, "load_s": done - checked, "bytes": nbytes}
@@ -62,19 +63,6 @@ def _checked(version: int, paths: list[Path], config: dict[str, Any]) -> tuple[P
     except ConfigError as error:
         raise WeightsError(str(error)) from error
     return pieces, sum(m.nbytes for m in manifests)
-
-
-def _repack_output_layers(model: Any) -> None:
-    """On the CPU the output layer computes with a packed copy. The reload repacks it, except where it is tied to the
-    embedding: then vLLM keeps the stale copy."""
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        for module in model.modules():
-            if isinstance(module, ParallelLMHead):
-                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
 class RequireToken:

@@ -103,7 +103,7 @@ def test_what_fails_says_why(tmp_path, monkeypatch):
         store.get("a")
     assert held.lost.wait(10), "a holder must learn that others take it for dead"
     with pytest.raises(ClusterError, match="etcd ended with code"):
-        start_etcd(tmp_path / "other", "192.0.2.1", client_port=1234, peer_port=1235)  # not an address of this host
+        start_etcd(tmp_path / "other", "203.0.113.1", client_port=1234, peer_port=1235)  # not an address of this host
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(etcd_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClusterError, match="apt-get install etcd-server"):
