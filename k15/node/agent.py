@@ -91,7 +91,7 @@ class Agent:
             await self._runner.cleanup()
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler) -> web.StreamResponse:  # noqa: ANN001
+    async def _guard(self, request: web.Request, handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
             return web.json_response({"error": "the bearer token of this job is missing or wrong"}, status=401)

@@ -1,6 +1,7 @@
 """The processes that an agent owns. Each is the leader of its own session and dies with the agent, whatever kills it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -77,10 +78,8 @@ class Children:
         child.stopped_by_us = True
         if child.alive:
             signal_group(child.process.pid, signal.SIGTERM)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(child.process.wait(), grace_s)
-            except TimeoutError:
-                pass
         signal_group(child.process.pid, signal.SIGKILL)  # also what the child left in its group
         await child.process.wait()
 
@@ -90,10 +89,8 @@ class Children:
 
 def signal_group(pid: int, number: signal.Signals) -> None:
     """Signal a process group that may be gone already."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def log_tail(path: Path, lines: int = 25) -> str:

@@ -16,7 +16,7 @@ class AgentClient:
         self.node_rank = node_rank
         self._headers = {"Authorization": f"Bearer {token}"}
 
-    async def _call(self, method: str, route: str, *, json: object = None, timeout_s: float = 60.0):  # noqa: ANN202
+    async def _call(self, method: str, route: str, *, json: object = None, timeout_s: float = 60.0):
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self.session.request(

@@ -137,6 +137,14 @@ class EngineClient:
         body = {"method": method, "args": list(args), "kwargs": dict(kwargs) if kwargs is not None else {}}
         return (await self._call("POST", "/collective_rpc", body)).get("results", [])
 
+    async def sleep(self) -> None:
+        """Moves the weights to host memory and drops the KV cache (vLLM's sleep level 1; CUDA only)."""
+        await self._call("POST", "/sleep?level=1", {})
+
+    async def wake(self) -> None:
+        """Undoes `sleep`."""
+        await self._call("POST", "/wake_up", {})
+
     async def health(self, timeout_s: float = 5.0) -> None:
         """Returns when the engine is alive, else raises EngineUnavailable."""
         await self._call("GET", "/health", timeout_s=timeout_s)

@@ -72,7 +72,12 @@ def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
 
 def train_metrics(trained: Mapping[str, float]) -> dict[str, float]:
     """The trainer's numbers under the names of docs/metrics.md."""
-    names = {"log_ratio_max_abs": "log_ratio_max", "kl_ref_now": "kl", "samples": "train_samples", "tokens": "train_tokens"}
+    names = {
+        "log_ratio_max_abs": "log_ratio_max",
+        "kl_ref_now": "kl",
+        "samples": "train_samples",
+        "tokens": "train_tokens",
+    }
     return {
         names.get(key, f"train_{key.removeprefix('seconds_')}_s" if key.startswith("seconds_") else key): value
         for key, value in trained.items()

@@ -24,8 +24,7 @@ from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
-from k15.rollout.client import EngineClient, engine_session
-from k15.rollout.phase import OnEngineFailure
+from k15.rollout.client import engine_session
 from k15.rollout.worker import RolloutWorker
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
@@ -34,6 +33,7 @@ from k15.runs.prepare import load_prompts, model_folder
 from k15.runs.state import Checkpoints, LoopState
 from k15.runs.summary import finish
 from k15.runs.warmup import warm_up
+from k15.types import Prompt
 from k15.weights.store import Store
 
 log = get_logger("controller")
@@ -49,12 +49,21 @@ async def main(run_dir: Path) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stop.set)
     async with engine_session() as session:
         agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
+        model_dir = model_folder(cfg, run_dir)
+        tokenizer = load_tokenizer(model_dir, chat=cfg.model.chat)
+        prompts, held_out = load_prompts(cfg, tokenizer)
         fleet = Fleet(
-            cfg, run_dir, model_folder(cfg, run_dir), rendezvous, rendezvous_path, agents, store, session,
-            device=os.environ["K15_DEVICE"],
+            cfg, run_dir, model_dir, rendezvous, rendezvous_path, agents, store, session, device=os.environ["K15_DEVICE"],
+            canary=canary(prompts, tokenizer, cfg.model.max_context_tokens),
         )  # fmt: skip
         try:
-            await run(cfg, run_dir, fleet, stop)
+            log.info(
+                "starting %d trainer ranks and %d engines",
+                cfg.parallel.ranks_per_node * len(agents), cfg.rollout.engines_per_node * len(agents),
+            )  # fmt: skip
+            await fleet.start()
+            with Rewards(cfg.reward) as rewards:
+                await run(build_loop(cfg, run_dir, fleet, rewards, tokenizer, prompts, held_out, stop))
         except Interrupted:
             log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
             return REQUEUE
@@ -76,58 +85,62 @@ async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, 
     raise K15Error(f"only {len(found)} of {count} agents registered within 300 s; see logs/ in the run folder.")
 
 
-async def run(cfg: RunConfig, run_dir: Path, fleet: Fleet, stop: asyncio.Event) -> None:
-    """Start everything, warm up or resume, then the loop, then the summary and the report."""
-    tokenizer = load_tokenizer(fleet.model_dir, chat=cfg.model.chat)
-    train_prompts, eval_prompts = load_prompts(cfg, tokenizer)
-    checkpoints = Checkpoints(run_dir, cfg.save.keep)
-    found = checkpoints.latest()
-    log.info("starting %d trainer ranks and %d engines", cfg.parallel.ranks_per_node * len(fleet.agents),
-             cfg.rollout.engines_per_node * len(fleet.agents))  # fmt: skip
-    trainer, _ = await asyncio.gather(fleet.start_trainer(), fleet.start_engines())
-    rewards = Rewards(cfg.reward)
+def build_loop(
+    cfg: RunConfig, run_dir: Path, fleet: Fleet, rewards: Rewards, tokenizer: TextTokenizer, prompts: list[Prompt],
+    held_out: list[Prompt], stop: asyncio.Event,
+) -> Loop:  # fmt: skip
+    """The loop's parts, joined. `stop` is set by the signal before the time limit."""
     worker = RolloutWorker(
-        [e.client for e in fleet.engines], cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens,
-        on_engine_failure=engine_medic(fleet),
+        [e.client for e in fleet.engines.all], cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens,
+        on_engine_failure=fleet.engines.heal,
     )  # fmt: skip
-    loop = Loop(
-        cfg, fleet, worker, rewards, PromptSampler(train_prompts, cfg.sampler, cfg.seed), ReplayBuffer(), tokenizer,
-        Evaluator(cfg, eval_prompts, worker, rewards, tokenizer),
+    return Loop(
+        cfg, fleet, worker, rewards, PromptSampler(prompts, cfg.sampler, cfg.seed), ReplayBuffer(), tokenizer,
+        Evaluator(cfg, held_out, worker, rewards, tokenizer),
         MetricsWriter(run_dir, tensorboard=cfg.log.tensorboard, wandb_project=cfg.log.wandb_project),
-        RolloutLog(run_dir), checkpoints, stop_requested=stop,
+        RolloutLog(run_dir), Checkpoints(run_dir, cfg.save.keep), stop_requested=stop,
     )  # fmt: skip
-    fleet.set_canary(canary(train_prompts, tokenizer, cfg.model.max_context_tokens))
+
+
+async def run(loop: Loop) -> None:
+    """Resume from the newest checkpoint, or warm up and evaluate; then the loop, the summary and the report."""
+    found = loop.checkpoints.latest()
     if found is not None:
-        folder, state = found
-        log.info("resuming from %s", folder.name)
-        await trainer.call("load", folder=str(folder / "trainer"))
-        loop.state = state
-        loop.sampler.load_state_dict(state.sampler)
-        loop.buffer.load_state_dict(state.buffer)
-        loop.metrics.resume_at(state.iteration + 1)
-        loop.rollout_log.resume_at(state.iteration + 1)
-        await fleet.hand_off(state.version)
+        await resume(loop, *found)
     else:
-        loop.metrics.resume_at(0)
-        loop.rollout_log.resume_at(0)
-        await first_weights(cfg, fleet, tokenizer)
-        handed = await fleet.hand_off(0)
-        start = await loop.evaluator.run()
-        loop.state = LoopState(start=start)
-        loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
-        log.info("before RL: %s", start)
-        await loop.save()
+        await begin(loop)
     try:
         await loop.run()
-        await finish(cfg, run_dir, loop)
+        await finish(loop)
     finally:
-        rewards.close()
         loop.metrics.close()
+
+
+async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
+    """Trainer, sampler, buffer and logs as they were; what was written after the checkpoint is written again."""
+    log.info("resuming from %s", folder.name)
+    await loop.fleet.trainer.call("load", folder=str(folder / "trainer"))
+    loop.state = state
+    loop.sampler.load_state_dict(state.sampler)
+    loop.buffer.load_state_dict(state.buffer)
+    loop.metrics.resume_at(state.iteration + 1)
+    loop.rollout_log.resume_at(state.iteration + 1)
+    await loop.fleet.hand_off(state.version)
+
+
+async def begin(loop: Loop) -> None:
+    """First weights, first hand-off, the evaluation before RL, the first checkpoint."""
+    loop.metrics.resume_at(0)
+    loop.rollout_log.resume_at(0)
+    await first_weights(loop.cfg, loop.fleet, loop.tokenizer)
+    handed = await loop.fleet.hand_off(0)
+    start = await loop.evaluator.run()
+    loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
+    await loop.save()
 
 
 async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: TextTokenizer) -> None:
     """The weights that RL starts from: the given folder's, or the tiny model after its warm-up."""
-    assert fleet.trainer is not None
     if cfg.model.path is not None:
         await fleet.trainer.call("init", source="hf")
         return
@@ -135,26 +148,12 @@ async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: TextTokenizer) 
     await warm_up(fleet.trainer, tokenizer, cfg.warmup, cfg.seed, cfg.data.families)
 
 
-def canary(prompts, tokenizer: TextTokenizer, limit: int) -> list[int]:  # noqa: ANN001
+def canary(prompts: list[Prompt], tokenizer: TextTokenizer, limit: int) -> list[int]:
     """A fixed text of the run's own prompts, at most 64 tokens: engines and trainer must agree on its log-probs."""
     tokens: list[int] = []
     for prompt in prompts[:8]:
         tokens += tokenizer.encode_prompt(prompt.text)
     return tokens[: min(64, limit - 1)]
-
-
-def engine_medic(fleet: Fleet) -> OnEngineFailure:
-    """What the rollout worker does about a failed engine: restart it with the current weights, one healer at a time."""
-    locks = {e.name: asyncio.Lock() for e in fleet.engines}
-
-    async def heal(client: EngineClient, error: Exception) -> EngineClient:
-        engine = next(e for e in fleet.engines if e.client is client)
-        async with locks[engine.name]:
-            log.warning("%s: %s", engine.name, error)
-            await fleet.heal(engine)
-        return engine.client
-
-    return heal
 
 
 def entry() -> int:

@@ -138,7 +138,7 @@ class Loop:
         if groups:
             with self.timer.span("train"):
                 batch = build_batch(groups, scores, self.cfg, self.state.version)
-                trained = train_metrics(await self.fleet.trainer.call("train_iteration", batch=batch))
+                trained = train_metrics(await self.fleet.train(batch))
         self.state.version += 1
         with self.timer.span("weights"):
             handed = await self.fleet.hand_off(self.state.version)
@@ -161,7 +161,7 @@ class Loop:
         with self.timer.span("save"):
             self.state.sampler = self.sampler.state_dict()
             self.state.buffer = self.buffer.state_dict()
-            await self.checkpoints.write(self.state, lambda folder: self.fleet.trainer.call("save", folder=folder))
+            await self.checkpoints.write(self.state, self.fleet.save)
             if self.cfg.save.export_hf:
                 await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")
 

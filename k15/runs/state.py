@@ -25,7 +25,6 @@ class LoopState:
     drawn: bool = False
     tokens_generated: int = 0
     draws: int = 0  # prompts drawn so far; numbers each draw, so that its rollouts' seeds are its own
-    start: dict[str, float] = field(default_factory=dict)  # held-out results before RL
     sampler: dict[str, object] = field(default_factory=dict)
     buffer: dict[str, object] = field(default_factory=dict)
 

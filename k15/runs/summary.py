@@ -1,16 +1,14 @@
 """The end of a run: export, report, and the result in one printed block."""
 
-from pathlib import Path
-
-from k15.config.schema import RunConfig
 from k15.eval.report import build_report
 from k15.eval.run_data import headline, load_run
 from k15.runs.loop import Loop
 
 
-async def finish(cfg: RunConfig, run_dir: Path, loop: Loop) -> None:
+async def finish(loop: Loop) -> None:
     """Write the Hugging Face export and the report, print before and after."""
-    if cfg.save.export_hf:
+    run_dir = loop.metrics.run_dir
+    if loop.cfg.save.export_hf:
         await loop.fleet.export_hf(run_dir / "hf")
     page = build_report(run_dir)
     print(headline(load_run(run_dir)), flush=True)

@@ -37,7 +37,7 @@ class TrainerClient:
             f"the trainer did not come up within {timeout_s:.0f} s; see logs/*/trainer-*.log in the run folder."
         )
 
-    async def call(self, method: str, **arguments):  # noqa: ANN003, ANN201
+    async def call(self, method: str, **arguments):
         """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died."""
         async with self._busy:
             await asyncio.to_thread(self._connection.send, (method, arguments))

@@ -51,7 +51,7 @@ class Rank:
             parallel=self.cfg.parallel,
             algo=self.cfg.algo,
             dtype=self.cfg.model.dtype,
-            device=pick_device(self.cfg.cluster.device),
+            device=pick_device(self.cfg.cluster.device, int(os.environ["LOCAL_RANK"])),
             seed=self.cfg.seed,
             temperature=self.cfg.rollout.temperature,
         )
@@ -71,16 +71,16 @@ class Rank:
         else:
             self.trainer.load_hf(self.model_dir)
 
-    def sft_step(self, samples, lr):  # noqa: ANN001, ANN201
+    def sft_step(self, samples, lr):
         return self.trainer.sft_step(samples, lr=lr)
 
     def reset_optimizer(self) -> None:
         self.trainer.optimizer.reset()
 
-    def train_iteration(self, batch):  # noqa: ANN001, ANN201
+    def train_iteration(self, batch):
         return self.trainer.train_iteration(batch)
 
-    def logprobs(self, sequences, temperature=1.0):  # noqa: ANN001, ANN201
+    def logprobs(self, sequences, temperature=1.0):
         return self.trainer.logprobs(sequences, temperature=temperature)
 
     def publish(self, version: int) -> int:
@@ -154,7 +154,7 @@ def main() -> int:
     run_dir, model_dir = Path(sys.argv[1]), Path(sys.argv[2])
     rendezvous = Rendezvous(**json.loads(Path(os.environ["K15_RENDEZVOUS"]).read_text()))
     cfg = from_yaml((run_dir / "config.yaml").read_text())
-    device = pick_device(cfg.cluster.device)
+    device = pick_device(cfg.cluster.device, int(os.environ["LOCAL_RANK"]))
     init_distributed(
         device,
         rank=int(os.environ["RANK"]),

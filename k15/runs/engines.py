@@ -1,0 +1,172 @@
+"""The job's vLLM servers, seen from the controller: start, heal, load a weight version, prove it by the canary, sleep, wake."""
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from k15.config.schema import RunConfig
+from k15.errors import EngineError, WeightsError
+from k15.log import get_logger
+from k15.node.client import AgentClient
+from k15.rollout.client import EngineClient, EngineUnavailable
+from k15.rollout.server import engine_command, wait_ready
+from k15.weights.engine import update_engine
+
+log = get_logger("engines")
+START_TIMEOUT_S = 600.0
+
+
+@dataclass(eq=False)
+class Engine:
+    """One vLLM server: where it runs and how it is spoken to. `index` counts the engines of its node."""
+
+    name: str
+    agent: AgentClient
+    index: int
+    client: EngineClient
+
+
+@dataclass
+class Held:
+    """What all engines must hold: a version, its segment files by node rank, and the canary's log-probs under it."""
+
+    version: int
+    paths: dict[int, list[str]]
+    canary: list[float]
+
+
+class Engines:
+    """All engines of a job. `held` is None until the first hand-off."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        model_dir: Path,
+        token: str,
+        session: aiohttp.ClientSession,
+        device: str,
+        canary: Sequence[int],
+    ) -> None:
+        self.cfg = cfg
+        self.model_dir = model_dir
+        self.token = token
+        self.session = session
+        self.device = device
+        self.canary = list(canary)
+        self.all: list[Engine] = []
+        self.held: Held | None = None
+
+    async def start(self, agents: Sequence[AgentClient]) -> None:
+        """Start every server with dummy weights, all nodes at once. Raises EngineError with the log's end."""
+        for agent in agents:
+            for i in range(self.cfg.rollout.engines_per_node):
+                client = EngineClient("", self.token, self.session, self.cfg.rollout.request_timeout_s)
+                self.all.append(Engine(f"engine-{agent.node_rank}-{i}", agent, i, client))
+        await asyncio.gather(*(self._spawn(e) for e in self.all))
+
+    async def _spawn(self, engine: Engine) -> None:
+        agent, name = engine.agent, engine.name
+        port, _ = await agent.free_port()
+        host = agent.url.split("//")[1].rsplit(":", 1)[0]
+        argv, env = engine_command(
+            self.cfg.rollout, model_dir=self.model_dir, host=host, port=port, device=self.device, dtype=self.cfg.model.dtype,
+            max_context=self.cfg.model.max_context_tokens, dummy=True, token=self.token,
+            worker_extension="k15.weights.engine.EngineWeights",
+        )  # fmt: skip
+        if self.device == "cuda":
+            size = self.cfg.rollout.tensor_parallel
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(engine.index * size + i) for i in range(size))
+        module = argv.index("-m")
+        await agent.start(name, argv[module + 1], argv[module + 2 :], env)
+        watching = asyncio.create_task(self._until_dead(engine))
+        try:
+            await wait_ready(f"http://{host}:{port}", self.token, lambda: not watching.done(), START_TIMEOUT_S)
+        except EngineError as error:
+            tail = await agent.log_tail(name)
+            raise EngineError(f"{name} on node {agent.node_rank} did not start: {error}\n{tail}") from error
+        finally:
+            watching.cancel()
+        engine.client.base_url = f"http://{host}:{port}"
+
+    @staticmethod
+    async def _until_dead(engine: Engine) -> None:
+        """Returns when the agent says that the process has ended."""
+        while (await engine.agent.processes())[engine.name]["alive"]:
+            await asyncio.sleep(1.0)
+
+    async def restart(self, engine: Engine) -> None:
+        """Replace a dead or stale server by a new one that holds what all must hold; its client stays the same object."""
+        log.warning("restarting %s on node %d", engine.name, engine.agent.node_rank)
+        await engine.agent.stop(engine.name, grace_s=2)
+        await self._spawn(engine)
+        if self.held is not None:
+            await self._load(engine)
+            await self._check_canary(engine)
+
+    async def heal(self, client: EngineClient, error: Exception, patience_s: float = 30.0) -> EngineClient:
+        """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent."""
+        engine = next(e for e in self.all if e.client is client)
+        log.warning("%s failed: %s", engine.name, error)
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while asyncio.get_running_loop().time() < deadline:
+            if not (await engine.agent.processes())[engine.name]["alive"]:
+                break
+            try:
+                await client.health()
+                return client
+            except EngineUnavailable:
+                await asyncio.sleep(0.5)
+        await self.restart(engine)
+        return client
+
+    async def take(self, held: Held) -> float:
+        """Make every engine hold `held`, in place or by restart; the largest canary difference. All or none is sampled from.
+
+        Raises WeightsError where an engine then differs from the trainer by more than rollout.canary_tolerance.
+        """
+        self.held = held
+        if self.cfg.rollout.update == "restart":
+            await asyncio.gather(*(self.restart(e) for e in self.all))
+        else:
+            await asyncio.gather(*(self._load_or_restart(e) for e in self.all))
+        return max(await asyncio.gather(*(self._check_canary(e) for e in self.all)))
+
+    async def _load(self, engine: Engine) -> None:
+        assert self.held is not None
+        paths = self.held.paths[engine.agent.node_rank]
+        await update_engine(self.session, engine.client.base_url, self.token, self.held.version, paths)
+
+    async def _load_or_restart(self, engine: Engine) -> None:
+        """An engine that cannot be updated, dead or of unknown state, is replaced by a new one."""
+        try:
+            await self._load(engine)
+        except EngineError as error:
+            log.error("%s could not be updated: %s", engine.name, error)
+            await self.restart(engine)
+
+    async def _check_canary(self, engine: Engine) -> float:
+        """Mean |engine - trainer| over the canary's log-probs (nats)."""
+        assert self.held is not None
+        got, expected = await engine.client.prompt_logprobs(self.canary), self.held.canary
+        if len(got) != len(expected):
+            raise WeightsError(f"{engine.name} gave {len(got)} canary log-probs, the trainer {len(expected)}")
+        difference = statistics.fmean(abs(a - b) for a, b in zip(got, expected, strict=True))
+        limit = self.cfg.rollout.canary_tolerance
+        if not difference <= limit:
+            raise WeightsError(
+                f"after loading version {self.held.version}, {engine.name} differs from the trainer by {difference:.3g} nats a "
+                f"token on the canary text (allowed: rollout.canary_tolerance={limit}). It does not hold the trainer's weights."
+            )
+        return difference
+
+    async def sleep(self) -> None:
+        """Free the devices for training (vLLM's sleep, level 1); CUDA only."""
+        await asyncio.gather(*(e.client.sleep() for e in self.all))
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        await asyncio.gather(*(e.client.wake() for e in self.all))
