@@ -52,6 +52,8 @@ async def main(run_dir: Path) -> int:
         model_dir = model_folder(cfg, run_dir)
         tokenizer = load_tokenizer(model_dir, chat=cfg.model.chat)
         prompts, held_out = load_prompts(cfg, tokenizer)
+        checkpoints = Checkpoints(run_dir, cfg.save.keep)
+        found = checkpoints.latest()
         fleet = Fleet(
             cfg, run_dir, model_dir, rendezvous, rendezvous_path, agents, store, session, device=os.environ["K15_DEVICE"],
             canary=canary(prompts, tokenizer, cfg.model.max_context_tokens),
@@ -63,7 +65,8 @@ async def main(run_dir: Path) -> int:
             )  # fmt: skip
             await fleet.start()
             with Rewards(cfg.reward) as rewards:
-                await run(build_loop(cfg, run_dir, fleet, rewards, tokenizer, prompts, held_out, stop))
+                loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, stop)
+                await run(loop, found)
         except Interrupted:
             log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
             return REQUEUE
@@ -86,8 +89,8 @@ async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, 
 
 
 def build_loop(
-    cfg: RunConfig, run_dir: Path, fleet: Fleet, rewards: Rewards, tokenizer: TextTokenizer, prompts: list[Prompt],
-    held_out: list[Prompt], stop: asyncio.Event,
+    cfg: RunConfig, fleet: Fleet, rewards: Rewards, tokenizer: TextTokenizer, prompts: list[Prompt],
+    held_out: list[Prompt], checkpoints: Checkpoints, stop: asyncio.Event,
 ) -> Loop:  # fmt: skip
     """The loop's parts, joined. `stop` is set by the signal before the time limit."""
     worker = RolloutWorker(
@@ -97,14 +100,13 @@ def build_loop(
     return Loop(
         cfg, fleet, worker, rewards, PromptSampler(prompts, cfg.sampler, cfg.seed), ReplayBuffer(), tokenizer,
         Evaluator(cfg, held_out, worker, rewards, tokenizer),
-        MetricsWriter(run_dir, tensorboard=cfg.log.tensorboard, wandb_project=cfg.log.wandb_project),
-        RolloutLog(run_dir), Checkpoints(run_dir, cfg.save.keep), stop_requested=stop,
+        MetricsWriter(fleet.run_dir, tensorboard=cfg.log.tensorboard, wandb_project=cfg.log.wandb_project),
+        RolloutLog(fleet.run_dir), checkpoints, stop_requested=stop,
     )  # fmt: skip
 
 
-async def run(loop: Loop) -> None:
-    """Resume from the newest checkpoint, or warm up and evaluate; then the loop, the summary and the report."""
-    found = loop.checkpoints.latest()
+async def run(loop: Loop, found: tuple[Path, LoopState] | None) -> None:
+    """Resume from the checkpoint `found`, or warm up and evaluate; then the loop, the summary and the report."""
     if found is not None:
         await resume(loop, *found)
     else:
