@@ -36,7 +36,7 @@ class Generation:
 
 def engine_session() -> aiohttp.ClientSession:
     """A session for many concurrent requests. aiohttp's default of 100 connections would starve the engines; idle
-    connections are dropped before vLLM does (5 s), since a POST on a closing connection is not retried."""
+    connections are dropped long before the server would, since a POST on a closing connection is not retried."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0))
 
 

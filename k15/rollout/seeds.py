@@ -22,7 +22,6 @@ def new_group(prompt: Prompt, prompt_tokens: tuple[int, ...], k: int, *, run_see
     return Group(
         prompt,
         tuple(
-            Rollout(prompt.id, i, derive_seed(run_seed, "rollout", prompt.id, i, draw), tuple(prompt_tokens))
-            for i in range(k)
+            Rollout(prompt.id, i, derive_seed(run_seed, "rollout", prompt.id, i, draw), tuple(prompt_tokens)) for i in range(k)
         ),
     )

@@ -94,9 +94,7 @@ class RolloutWorker:
 
     def _plan(self, temperature: float, top_p: float, budget_tokens: int, max_response_tokens: int) -> Plan:
         cfg = self.cfg
-        return Plan(
-            temperature, top_p, budget_tokens, max_response_tokens, cfg.repetition, cfg.max_concurrent, cfg.max_retries
-        )
+        return Plan(temperature, top_p, budget_tokens, max_response_tokens, cfg.repetition, cfg.max_concurrent, cfg.max_retries)
 
     async def _run(
         self, todo: list[Rollout], plan: Plan, version: int, seed: int, on_progress: OnProgress | None

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import signal
 import socket
 import subprocess
 
@@ -32,9 +33,9 @@ def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     vocab = {"<pad>": 0, "<eos>": EOS, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>").save_pretrained(
+        folder
+    )
     torch.manual_seed(0)
     torch.set_num_threads(1)
     shape = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=4)
@@ -48,7 +49,7 @@ def policy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(policy, tmp_path_factory):
-    """(url, token) of a running server; its log goes to the temporary folder."""
+    """(url, token, pid) of a running server; its log goes to the temporary folder."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -73,7 +74,7 @@ def engine(policy, tmp_path_factory):
         except EngineError:
             print(log.read_text()[-4000:])
             raise
-        yield url, token
+        yield url, token, process.pid
         assert token not in log.read_text()
     finally:
         os.killpg(process.pid, 15)
@@ -86,21 +87,17 @@ def engine(policy, tmp_path_factory):
 @pytest.fixture
 async def client(engine):
     async with engine_session() as session:
-        yield EngineClient(*engine, session, timeout_s=60)
+        yield EngineClient(*engine[:2], session, timeout_s=60)
 
 
 def worker_of(client, **kw) -> RolloutWorker:
     base = dict(max_response_tokens=60, budget_tokens=60, temperature=1.0)
-    return RolloutWorker(
-        [client], RolloutConfig(**(base | {"repetition": NO_REPETITION} | kw)), 5, max_context_tokens=CONTEXT
-    )
+    return RolloutWorker([client], RolloutConfig(**(base | {"repetition": NO_REPETITION} | kw)), 5, max_context_tokens=CONTEXT)
 
 
 def groups_of(n: int, k: int):
     return [
-        new_group(
-            Prompt(f"p{i}", "", ""), tuple(3 + (7 * i + 11 * j) % 60 for j in range(9 + i)), k, run_seed=1, draw=0
-        )
+        new_group(Prompt(f"p{i}", "", ""), tuple(3 + (7 * i + 11 * j) % 60 for j in range(9 + i)), k, run_seed=1, draw=0)
         for i in range(n)
     ]
 
@@ -117,7 +114,7 @@ def reference_logprobs(model, rollout: Rollout, temperature: float) -> list[floa
 
 
 async def test_the_token_is_demanded_on_every_route_but_health(engine):
-    url, token = engine
+    url, token, _ = engine
     routes = (
         "/v1/models",
         "/collective_rpc",
@@ -163,9 +160,7 @@ async def test_behaviour_logprobs_are_those_of_the_tempered_distribution_and_see
     for r in rollouts:
         assert list(r.response_logprobs) == pytest.approx(reference_logprobs(policy[1], r, 0.7), abs=1e-4)
         assert (r.response_tokens[-1] == EOS) == (r.finish == "stop") and EOS not in r.response_tokens[:-1]
-    assert any(
-        r.finish == "stop" for g in await worker_of(client, temperature=1.5).run(groups_of(8, 4), 1) for r in g.rollouts
-    )
+    assert any(r.finish == "stop" for g in await worker_of(client, temperature=1.5).run(groups_of(8, 4), 1) for r in g.rollouts)
 
 
 async def test_greedy_and_sampled_side_by_side_keep_their_own_distribution(client, policy):
@@ -238,3 +233,20 @@ async def test_pause_keeps_requests_in_flight_and_resume_goes_on(client):
     async with engine_session() as session:
         with pytest.raises(EngineUnavailable, match="ClientConnectorError"):
             await EngineClient("http://127.0.0.1:9", "x", session).health()
+
+
+async def test_a_server_that_stalls_loses_no_request_that_waits_in_its_sockets(client, engine):
+    """vLLM's default keep-alive (5 s) would reset them all when the stall ends."""
+    prompts = [(5, 6, 7 + i) for i in range(20)]
+
+    async def ask():
+        return await asyncio.gather(*(client.generate(p, max_tokens=4, seed=1) for p in prompts))
+
+    before = await ask()
+    os.kill(engine[2], signal.SIGSTOP)
+    try:
+        stalled = asyncio.create_task(ask())
+        await asyncio.sleep(6.0)
+    finally:
+        os.kill(engine[2], signal.SIGCONT)
+    assert await stalled == before

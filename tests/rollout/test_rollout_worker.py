@@ -92,9 +92,7 @@ async def test_engines_are_full_balanced_and_nobody_waits_for_the_slow():
         await worker.run(groups_of(16), 1)
         assert len(engines[1].requests) > 2 * len(engines[0].requests)
         m = worker.metrics.as_dict()
-        assert (
-            0 < m["p90_s"] <= m["p90_s"] + m["tail_s"] <= m["seconds"] and m["finish_stop"] + m["finish_length"] == 64
-        )
+        assert 0 < m["p90_s"] <= m["p90_s"] + m["tail_s"] <= m["seconds"] and m["finish_stop"] + m["finish_length"] == 64
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "hang"])
@@ -154,9 +152,7 @@ async def test_retries_are_bounded_and_the_error_names_engine_and_cause():
 
     async with running(1, config(max_retries=2), same) as ((engine,), worker):
         engine.faults = ["500"] * 1000
-        with pytest.raises(
-            EngineError, match=rf"failed 3 times, last on EngineClient\({engine.url}\).*engine core died"
-        ):
+        with pytest.raises(EngineError, match=rf"failed 3 times, last on EngineClient\({engine.url}\).*engine core died"):
             await worker.run(groups_of(1, k=1), 1)
         engine.faults = []
         assert_uninterrupted(await worker.run(groups_of(3), 1))  # the worker itself is still good
