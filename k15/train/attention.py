@@ -83,9 +83,7 @@ def _llama3(inv_freq: Tensor, rope) -> Tensor:
     return torch.where((wavelength <= old / low) & (wavelength >= old / high), middle, scaled)
 
 
-def make_layout(
-    lengths: Sequence[int], rotary: Rotary, device: torch.device, dtype: torch.dtype = torch.float32
-) -> PackedLayout:
+def make_layout(lengths: Sequence[int], rotary: Rotary, device: torch.device, dtype: torch.dtype = torch.float32) -> PackedLayout:
     """The layout of sequences of these lengths (>= 1), packed in this order (longest first packs best)."""
     sizes = torch.tensor(lengths, dtype=torch.int64)
     ends = sizes.cumsum(0)

@@ -51,14 +51,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def init_distributed(
-    device: torch.device, rank: int, world: int, master: str | None, timeout_s: float = 1800.0
-) -> None:
+def init_distributed(device: torch.device, rank: int, world: int, master: str | None, timeout_s: float = 1800.0) -> None:
     """Start torch.distributed (gloo on CPU, NCCL on CUDA) and, on CPU, make Megatron-core usable.
 
     `master` is "host:port" of rank 0; None is allowed for a world of one. On CPU the interface is gloo's choice unless
     GLOO_SOCKET_IFNAME names one.
     """
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron's order of compute and communication
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -93,7 +92,6 @@ def patch_megatron_for_cpu() -> None:
     global _patched
     if _patched:
         return
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron's config check reads it under TP
     stand_in = _torch_on_cpu()
     for name in _CUDA_MODULES:
         importlib.import_module(f"megatron.core.{name}").torch = stand_in

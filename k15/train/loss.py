@@ -90,9 +90,7 @@ def micro_batch_loss(kind: str, logprob: Tensor, micro: MicroBatch, algo: AlgoCo
     if kind == "pmd":
         mask = micro.mask
         if algo.normalise_log_ratio_by_length:
-            mask = mask / _per_token(
-                torch.segment_reduce(mask, "sum", offsets=micro.cu_seqlens.long()).clamp(min=1), micro
-            )
+            mask = mask / _per_token(torch.segment_reduce(mask, "sum", offsets=micro.cu_seqlens.long()).clamp(min=1), micro)
         return pmd_loss(
             logprob,
             logprob.detach() if micro.ref is None else micro.ref,

@@ -27,9 +27,7 @@ def wrap_ddp(model: HiddenModel, parallel: ParallelConfig) -> DistributedDataPar
 class PolicyOptimizer:
     """AdamW over the parameters of a DDP-wrapped model; biases and norms are not decayed."""
 
-    def __init__(
-        self, model: DistributedDataParallel, algo: AlgoConfig, parallel: ParallelConfig, device: torch.device
-    ) -> None:
+    def __init__(self, model: DistributedDataParallel, algo: AlgoConfig, parallel: ParallelConfig, device: torch.device) -> None:
         dtype = model.config.params_dtype
         config = OptimizerConfig(
             optimizer="adam",

@@ -115,13 +115,9 @@ def check_layout(shape: ModelShape, parallel: ParallelConfig, world: int) -> Non
     need(world % (tp * pp) == 0, f"{world} ranks do not divide by parallel.tensor x parallel.pipeline = {tp} x {pp}")
     for name, value in (("attention heads", shape.heads), ("key-value heads", shape.kv_heads)):
         need(value % tp == 0, f"parallel.tensor is {tp}; it must divide the model's {value} {name}")
-    need(
-        shape.intermediate % tp == 0, f"parallel.tensor is {tp}; it must divide intermediate_size {shape.intermediate}"
-    )
+    need(shape.intermediate % tp == 0, f"parallel.tensor is {tp}; it must divide intermediate_size {shape.intermediate}")
     need(shape.layers % pp == 0, f"parallel.pipeline is {pp}; it must divide the model's {shape.layers} layers")
-    need(
-        not parallel.sequence_parallel or tp > 1, "parallel.sequence_parallel needs parallel.tensor > 1; switch it off"
-    )
+    need(not parallel.sequence_parallel or tp > 1, "parallel.sequence_parallel needs parallel.tensor > 1; switch it off")
     if shape.experts == 0:
         need(ep == 1, f"parallel.expert is {ep}, but {shape.family} has no experts; it must be 1")
         return

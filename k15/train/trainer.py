@@ -116,8 +116,12 @@ class Trainer:
 
     def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float = 1.0) -> list[list[float]]:
         """log p(token t | tokens < t), natural log, for t = 1 .. len-1 of every sequence; on every rank."""
+        self._check_on_device()
         samples = [Sample(tuple(s), 1, (1,) * (len(s) - 1)) for s in sequences if len(s) > 1]
-        flat = iter(self._score(samples, temperature).tolist()) if samples else iter(())
+        if not samples:
+            return [[] for _ in sequences]
+        self._check_samples(samples)
+        flat = iter(self._score(samples, temperature).tolist())
         return [[next(flat) for _ in range(len(s) - 1)] for s in sequences]
 
     def _score(self, samples: Sequence[Sample], temperature: float) -> Tensor:
@@ -334,11 +338,7 @@ class Trainer:
         self._check_on_device()
         buffers = [*self.ddp.buffers, *self.ddp.expert_parallel_buffers]
         drop = [b.grad_data for b in buffers]
-        keep = (
-            []
-            if self.device.type == "cpu"
-            else [t for _, t in self.named_parameters_local()] + self.optimizer.tensors()
-        )
+        keep = [] if self.device.type == "cpu" else [t for _, t in self.named_parameters_local()] + self.optimizer.tensors()
         self.optimizer.zero_grad()
         self._offloaded = Offloaded(keep, drop)
         if self.device.type == "cuda":

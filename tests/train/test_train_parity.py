@@ -27,8 +27,9 @@ def measure(model: str, layout: dict, folder: str) -> dict:
     ref = -torch.rand(sum(len(s.loss_mask) for s in samples), generator=torch.Generator().manual_seed(3)) * 4
     plain = make_trainer(config, layout | {"distributed_optimizer": False})
     result = {"gradients": {}, "metrics": {}}
-    for kind in ("pmd", "rest", "sft"):
-        result["metrics"][kind] = plain.gradients(kind, samples, ref if kind == "pmd" else None)
+    for kind in ("pmd", "rest", "sft", "sft of one sample"):  # the last leaves data-parallel ranks without a sample
+        chosen = samples[2:3] if "one" in kind else samples
+        result["metrics"][kind] = plain.gradients(kind.split()[0], chosen, ref if kind == "pmd" else None)
         result["gradients"][kind] = hf_slices(plain, lambda p: p.main_grad)
     result["logprobs"] = plain.logprobs([s.tokens for s in samples] + [(3,)], temperature=0.8)
     # eps well above rounding noise, so that a gradient that is zero but for noise does not decide a step
@@ -63,6 +64,8 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.megatron
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # eight ranks on two busy cores
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_equals_one_rank(name, single, tmp_path):
     world, model, layout = LAYOUTS[name]
@@ -75,7 +78,7 @@ def test_a_layout_equals_one_rank(name, single, tmp_path):
         assert got.keys() == expected.keys()
         worst = {n: e for n in expected if (e := _error(got[n], expected[n])) > TOLERANCE}
         assert not worst, (kind, worst)
-        assert all(g.abs().sum() > 0 for g in expected.values())
+        assert "one" in kind or all(g.abs().sum() > 0 for g in expected.values())
     for rank in ranks:
         assert rank["logprobs"][-1] == []
         torch.testing.assert_close(_flat(rank["logprobs"]), _flat(one[0]["logprobs"]), rtol=0, atol=TOLERANCE)

@@ -27,9 +27,7 @@ def _batch(seed: int) -> Batch:
 
 def packing_does_not_matter(_folder: str) -> list[tuple[float, torch.Tensor]]:
     samples = make_samples()
-    ref = -torch.rand(
-        len(samples), generator=torch.Generator().manual_seed(0)
-    )  # one value a sample, whatever its place
+    ref = -torch.rand(len(samples), generator=torch.Generator().manual_seed(0))  # one value a sample, whatever its place
     results = []
     for budget, order in ((10_000, 1), (64, 1), (1, 1), (64, -1)):
         trainer = make_trainer(CONFIG, micro_batch_tokens=budget)
