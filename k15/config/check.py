@@ -60,10 +60,19 @@ def check(cfg: RunConfig, nodes: int | None = None) -> dict[str, object]:
     return model
 
 
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU attention
+
+
 def model_config(cfg: RunConfig) -> dict[str, object]:
     """config.json of `model.path`, or of the tiny model. Raises ConfigError."""
     if cfg.model.path is None:
         t = cfg.model.tiny
+        if t.hidden_size % t.num_heads or t.hidden_size // t.num_heads not in CPU_HEAD_SIZES:
+            raise ConfigError(
+                f"model.tiny.hidden_size={t.hidden_size} over num_heads={t.num_heads} gives a head size of "
+                f"{t.hidden_size / t.num_heads:g}, which vLLM's CPU attention "
+                f"lacks. Allowed: {', '.join(map(str, CPU_HEAD_SIZES))}."
+            )
         return {
             "model_type": "qwen2", "hidden_size": t.hidden_size, "intermediate_size": t.intermediate_size,
             "num_hidden_layers": t.num_layers, "num_attention_heads": t.num_heads, "num_key_value_heads": t.num_kv_heads,

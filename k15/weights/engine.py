@@ -1,14 +1,11 @@
 """The vLLM side of the hand-off: a worker extension that loads segments in place, and the call that drives it.
 
-Serve with `--worker-extension-cls k15.weights.engine.EngineWeights --middleware k15.weights.engine.RequireToken`,
-`VLLM_SERVER_DEV_MODE=1` and `VLLM_API_KEY=<token>`: vLLM's own key check leaves the development routes open.
+Serve with `--worker-extension-cls k15.weights.engine.EngineWeights` and `VLLM_SERVER_DEV_MODE=1`, behind a guard that wants
+the job's token on every route (`k15.rollout.guard`): vLLM's own key check leaves the development routes open.
 
     update_engine:  /pause -> k15_load on every worker -> /reset_prefix_cache -> k15_version -> /resume
 """
 
-import hashlib
-import hmac
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -63,29 +60,6 @@ def _checked(version: int, paths: list[Path], config: dict[str, Any]) -> tuple[P
     except ConfigError as error:
         raise WeightsError(str(error)) from error
     return pieces, sum(m.nbytes for m in manifests)
-
-
-class RequireToken:
-    """ASGI middleware: every route but /health demands `Authorization: Bearer $VLLM_API_KEY`."""
-
-    def __init__(self, app: Any) -> None:
-        token = os.environ.get("VLLM_API_KEY")
-        if not token:
-            raise ConfigError("VLLM_API_KEY is not set; give the engine the job's token in its environment.")
-        self._app, self._digest = app, _digest(f"Bearer {token}".encode())
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] in ("http", "websocket") and scope["path"] != "/health":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(_digest(given), self._digest):
-                await send({"type": "http.response.start", "status": 401, "headers": []})
-                await send({"type": "http.response.body", "body": b"the bearer token of this job is missing or wrong"})
-                return
-        await self._app(scope, receive, send)
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.sha256(value).digest()
 
 
 async def update_engine(

@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 
 import aiohttp
@@ -13,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from k15.config.schema import RolloutConfig
 from k15.errors import EngineError, WeightsError
+from k15.rollout.server import engine_command
 from k15.weights.engine import engine_version, update_engine
 from k15.weights.segments import segment_name
 
@@ -32,20 +33,12 @@ class Server:
 
     def __init__(self, model, port: int, log) -> None:
         self.url, self.token, self.log = f"http://127.0.0.1:{port}", secrets.token_urlsafe(16), log
-        argv = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-        argv += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port)]
-        argv += ["--load-format", "dummy", "--dtype", "float32", "--enforce-eager"]
-        argv += ["--block-size", "32", "--max-model-len", "128", "--max-num-seqs", "8"]
-        argv += ["--kv-cache-memory-bytes", str(1 << 26), "--disable-uvicorn-access-log"]
-        argv += ["--worker-extension-cls", "k15.weights.engine.EngineWeights"]
-        argv += ["--middleware", "k15.weights.engine.RequireToken"]
-        env = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": self.token, "OMP_NUM_THREADS": "1"}
-        env |= {
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_HOST_IP": "127.0.0.1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
+        settings = RolloutConfig(kv_cache_bytes=1 << 26, max_concurrent=8)
+        argv, env = engine_command(
+            settings, model_dir=model, host="127.0.0.1", port=port, device="cpu", dtype="float32", max_context=128,
+            dummy=True, token=self.token, worker_extension="k15.weights.engine.EngineWeights",
+        )  # fmt: skip
+        env = os.environ | env | {"VLLM_HOST_IP": "127.0.0.1"}
         with log.open("wb") as out:
             self.process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
 
