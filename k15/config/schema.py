@@ -71,7 +71,7 @@ class AlgoConfig:
     micro_batch_tokens: int = 4096  # packed tokens a micro-batch, at most
     train_old_segments: bool = True  # false: only the newest segment counts in the loss
     normalise_log_ratio_by_length: bool = False  # a deviation from the report, named as one
-    kernels: str = "auto"  # auto | triton | torch
+    kernels: str = "auto"  # auto | torch
     lr: float = 1e-4
     weight_decay: float = 0.0
     beta1: float = 0.9
