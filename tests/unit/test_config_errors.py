@@ -9,7 +9,10 @@ import pytest
 
 from k15.config.check import check
 from k15.config.compose import compose_run, from_yaml, to_yaml
+from k15.config.schema import TinyModelConfig
+from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
+from k15.runs.prepare import preflight
 
 
 @pytest.fixture
@@ -62,6 +65,34 @@ def test_unknown_model_type_lists_the_known_ones(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(ConfigError, match="mamba.*llama, qwen2, qwen3, qwen3_moe"):
         check(compose_run([f"model.path={folder}"]))
+
+
+def row(**fields) -> str:
+    return json.dumps({"prompt": "1+1=", "answer": "2", **fields}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", ["train.jsonl", "no usable row"]),
+        (row() + "{not json\n", ["train.jsonl", "2", "JSON"]),
+        (row() + json.dumps({"prompt": "1+2="}) + "\n", ["2", "answer"]),
+        (row(id="a") + row(id="a", prompt="2+2=", answer="4"), ["a", "2"]),
+        (row() + "".join(row(prompt="1" * n + "+1=", answer="x") for n in range(2, 120)), ["tokens", "context"]),
+        ("".join(row(prompt=f"{n}+1=", domain="poetry") for n in range(99)), ["poetry", "math"]),
+    ],
+    ids=["empty", "not JSON", "no answer", "duplicate id", "prompt longer than the context", "unknown domain"],
+)
+def test_wrong_data_is_refused_before_anything_starts(tmp_path, lines, expected):
+    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
+    (model / "model.safetensors").write_bytes(b"")
+    data = tmp_path / "train.jsonl"
+    data.write_text(lines)
+    words = [f"model.path={model}", "data=jsonl", f"data.path={data}", "algo.prompts_per_iteration=8", "data.eval_fraction=0.2"]
+    with pytest.raises(K15Error) as caught:
+        preflight(compose_run(words), nodes=1)
+    message = str(caught.value)
+    assert all(e in message for e in expected), message
 
 
 def test_the_command_prints_one_message_quickly_and_starts_nothing(tmp_path):
