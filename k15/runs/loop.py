@@ -6,7 +6,6 @@ sampler -> groups -> worker.run -> finished groups -> rewards -> batch -> traine
 """
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 
 from k15.config.schema import RunConfig
@@ -15,12 +14,13 @@ from k15.data.tokenizer import TextTokenizer
 from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger, rollout_record
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
+from k15.rollout.seeds import new_group
 from k15.rollout.worker import RolloutWorker
 from k15.runs.batches import build_batch, phase_metrics, rollout_metrics, train_metrics
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
 from k15.runs.state import Checkpoints, LoopState
-from k15.types import Group, Prompt, Rollout, Score
+from k15.types import Group, Prompt, Score
 
 log = get_logger("loop")
 
@@ -114,10 +114,12 @@ class Loop:
         return groups
 
     def _new_group(self, prompt: Prompt) -> Group:
-        tokens = tuple(self.tokenizer.encode_prompt(prompt.text))
+        """k rollouts to be started; each draw of a prompt has seeds of its own."""
         self.state.draws += 1
-        seeds = (rollout_seed(self.cfg.seed, self.state.draws, i) for i in range(self.cfg.algo.samples_per_prompt))
-        return Group(prompt, tuple(Rollout(prompt.id, i, seed, tokens) for i, seed in enumerate(seeds)))
+        tokens = self.tokenizer.encode_prompt(prompt.text)
+        return new_group(
+            prompt, tokens, self.cfg.algo.samples_per_prompt, run_seed=self.cfg.seed, draw=self.state.draws
+        )
 
     async def _score(self, groups: list[Group], iteration: int) -> list[list[Score]]:
         texts = [[self.tokenizer.decode(r.response_tokens) for r in g.rollouts] for g in groups]
@@ -164,9 +166,3 @@ class Loop:
             await self.checkpoints.write(self.state, self.fleet.save)
             if self.cfg.save.export_hf:
                 await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")
-
-
-def rollout_seed(run_seed: int, draw: int, index: int) -> int:
-    """A 63-bit seed of its own for each rollout: the same in every run with the same seed, whatever the machine."""
-    digest = hashlib.sha256(f"{run_seed}/{draw}/{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
