@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from k15.config.check import check
 from k15.config.compose import from_yaml, to_yaml, typed
 from k15.config.schema import RunConfig
-from k15.errors import ConfigError
+from k15.errors import ConfigError, K15Error
 from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
 
@@ -43,7 +43,11 @@ def main(config: DictConfig) -> int:
     cfg = typed(config)
     if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
-    code = run(cfg)
+    try:
+        code = run(cfg)
+    except K15Error as error:  # here, since Hydra would print its own traceback
+        print(f"k15 rl: {error}", file=sys.stderr)
+        code = 2
     if code:
         sys.exit(code)
     return code
@@ -52,8 +56,10 @@ def main(config: DictConfig) -> int:
 def run(cfg: RunConfig) -> int:
     """Check, prepare the run folder, be this node until the job ends. Returns the exit code."""
     identity = JobIdentity.from_environment()
-    model = check(cfg, nodes=identity.node_count)
     run_dir = run_folder(cfg, identity)
+    if identity.restart > 0 and (run_dir / "config.yaml").is_file():
+        cfg = from_yaml((run_dir / "config.yaml").read_text())  # a requeued job goes on as it began, whatever defaults are now
+    model = check(cfg, nodes=identity.node_count)
     cfg.run_dir = str(run_dir)
     if cfg.dry_run:
         print(to_yaml(cfg))
