@@ -14,7 +14,7 @@ test: setup
 	@$(BIN)/python -m pytest $(args)
 
 bench: setup ## what a machine without a GPU can measure; see benchmarks/README.md
-	@$(BIN)/python -m benchmarks
+	@env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks $(args)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && shellcheck .ci/run .ci/setup slurm/*.sbatch

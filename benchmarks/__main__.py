@@ -1,0 +1,27 @@
+"""`python -m benchmarks [NAME [words]]`: without a name, list and run all that a machine without a GPU can measure."""
+
+import sys
+from importlib import import_module
+
+CPU = {
+    "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
+}
+
+
+def main(words: list[str]) -> int:
+    """The exit code of the benchmark named first, or the worst of all."""
+    if words and words[0] in ("-h", "--help", "list"):
+        print(__doc__, *(f"  {name:8s} {what}" for name, what in CPU.items()), sep="\n")
+        return 0
+    if words and words[0] not in CPU:
+        print(f"benchmarks: there is no {words[0]!r}; allowed: {', '.join(CPU)}, list", file=sys.stderr)
+        return 2
+    codes = []
+    for name in words[:1] or CPU:
+        print(f"{name}: {CPU[name]}", flush=True)
+        codes.append(import_module(f"benchmarks.{name}.run").main(words[1:]))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
