@@ -17,7 +17,7 @@ from k15.data.tokenizer import load_tokenizer
 from k15.log import read_metrics, read_rollouts
 from k15.runs.prepare import load_prompts
 
-pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.megatron, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.megatron, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS, PROMPTS, SAMPLES = 6, 6, 4
 SETTINGS = [
