@@ -9,8 +9,8 @@ from synthetic import EVAL_N, HOSTILE, greedy_correct, make_run
 
 from k15.errors import DataError
 from k15.eval.compare import differing
-from k15.eval.plots import FIGURES
 from k15.eval.page import visible
+from k15.eval.plots import FIGURES
 from k15.eval.report import build_report, main
 from k15.eval.run_data import load_run
 from k15.eval.samples import SHOWN_CHARACTERS, choose, shorten
