@@ -58,13 +58,13 @@ class TrlSetting:
 
 # The best setting that we know of comes first; `--tune` tries them all.
 K15_CANDIDATES = (
-    K15Setting("2 engines, 2 ranks, 128 sequences each", engines=2, ranks=2, max_concurrent=128),
     K15Setting("2 engines, 2 ranks, 256 sequences each", engines=2, ranks=2, max_concurrent=256),
+    K15Setting("2 engines, 2 ranks, 128 sequences each", engines=2, ranks=2, max_concurrent=128),
     K15Setting("1 engine, 1 rank, 256 sequences", max_concurrent=256),
 )
 TRL_CANDIDATES = (
-    TrlSetting("2 threads, micro-batches of 64", threads=2),
     TrlSetting("2 processes, micro-batches of 64", processes=2),
+    TrlSetting("2 threads, micro-batches of 64", threads=2),
     TrlSetting("2 threads, micro-batches of 16", threads=2, micro_batch_samples=16),
     TrlSetting("1 thread, micro-batches of 64"),
 )
