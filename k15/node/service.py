@@ -144,7 +144,11 @@ class Node:
         )
 
     async def _end_others(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
-        others = await asyncio.to_thread(read_agents, store)
+        try:
+            others = await asyncio.to_thread(read_agents, store)
+        except ClusterError as error:  # scancel ends etcd together with us
+            log.warning("%s (the other nodes end by themselves)", error)
+            return
         for rank, record in others.items():
             if rank != self.identity.node_rank:
                 try:
