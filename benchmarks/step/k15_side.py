@@ -25,15 +25,19 @@ ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": 
 SLURM = ("SLURM_", "SLURMD_", "SBATCH_")
 
 
+class BlockError(RuntimeError):
+    """A run of one side failed; the message has the end of its log."""
+
+
 def k15_rl(run_dir: Path, words: list[str], log: Path, timeout_s: float) -> None:
-    """One `k15 rl` on this node, as a process of its own. Raises RuntimeError with the log's end where it fails."""
+    """One `k15 rl` on this node, as a process of its own. Raises BlockError with the log's end where it fails."""
     argv = [sys.executable, "-P", "-m", "k15", "rl", "cluster=local", f"run_dir={run_dir}", *words]
     env = {k: v for k, v in os.environ.items() if not k.startswith(SLURM)} | ENVIRONMENT
     run_logged(argv, env, log, timeout_s)
 
 
 def run_logged(argv: list[str], env: dict[str, str], log: Path, timeout_s: float) -> None:
-    """Run to the end with output in `log`; on a failure or timeout end it (SIGTERM first) and raise RuntimeError."""
+    """Run to the end with output in `log`; on a failure or timeout end it (SIGTERM first) and raise BlockError."""
     with log.open("w") as out:
         process = subprocess.Popen(argv, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
@@ -48,7 +52,7 @@ def run_logged(argv: list[str], env: dict[str, str], log: Path, timeout_s: float
                 raise
             code = f"no end within {timeout_s:.0f} s"
     if code != 0:
-        raise RuntimeError(f"{' '.join(argv[:6])} ... failed ({code}); the end of {log}:\n{log.read_text()[-3000:]}")
+        raise BlockError(f"{' '.join(argv[:6])} ... failed ({code}); the end of {log}:\n{log.read_text()[-3000:]}")
 
 
 def base_model(cache: Path, work: Work) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.step.gate import check
-from benchmarks.step.k15_side import base_model, run_k15
+from benchmarks.step.k15_side import BlockError, base_model, run_k15
 from benchmarks.step.record import Run
 from benchmarks.step.result import GateError, summary, text, write
 from benchmarks.step.settings import K15_CANDIDATES, TRL_CANDIDATES, K15Setting, TrlSetting, Work
@@ -93,11 +93,11 @@ def main(words: Sequence[str]) -> int:
     work = SMALL if args.small else Work()
     folder = args.work if args.work is not None else Path(tempfile.mkdtemp(prefix="k15-step-"))
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder, base_model(cache_folder(), work), environment(cache_folder()))
-    runs, place = measure(bench, work, args.tune)
     try:
+        bench = Bench(folder, base_model(cache_folder(), work), environment(cache_folder()))
+        runs, place = measure(bench, work, args.tune)
         result = summary(runs, work, check(runs, work), place)
-    except GateError as error:
+    except (GateError, BlockError) as error:
         print(f"step: {error}\nrun folders: {folder}", file=sys.stderr)
         return 1
     print(text(result))

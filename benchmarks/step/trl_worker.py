@@ -58,9 +58,10 @@ def config(s: dict, out: Path) -> GRPOConfig:
     """One generation and one optimizer step an iteration, fp32, no KL model, constant rate; no logging beyond losses."""
     samples = s["prompts_per_iteration"] * s["samples_per_prompt"]
     share = samples // int(os.environ.get("WORLD_SIZE", "1"))
+    micro = min(s["micro_batch_samples"], share)
     return GRPOConfig(
         output_dir=str(out), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, seed=s["seed"],
-        per_device_train_batch_size=s["micro_batch_samples"], gradient_accumulation_steps=share // s["micro_batch_samples"],
+        per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro,
         num_generations=s["samples_per_prompt"], max_completion_length=s["max_response_tokens"], max_steps=s["iterations"],
         temperature=s["temperature"], top_p=1.0, top_k=0, beta=0.0, num_iterations=1, learning_rate=s["lr"],
         lr_scheduler_type="constant", shuffle_dataset=False, mask_truncated_completions=False, report_to="none",
