@@ -51,9 +51,7 @@ class Cluster:
     def wait_job(self, job_id: str, *states: str, timeout: float = 60) -> dict[str, str]:
         """The job's fields once it is in one of `states` (default: any final one)."""
         ends = states if states else ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        return wait_for(
-            lambda: (job := self.job(job_id))["JobState"] in ends and job, timeout, f"job {job_id} in {ends}"
-        )
+        return wait_for(lambda: (job := self.job(job_id))["JobState"] in ends and job, timeout, f"job {job_id} in {ends}")
 
 
 def wait_for(condition, timeout: float, what: str):

@@ -88,13 +88,9 @@ def model_config(cfg: RunConfig) -> dict[str, object]:
         )
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
-            raise ConfigError(
-                f"model.path={cfg.model.path} has no {needed}; it must be a complete Hugging Face folder."
-            )
+            raise ConfigError(f"model.path={cfg.model.path} has no {needed}; it must be a complete Hugging Face folder.")
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"model.path={cfg.model.path} has no *.safetensors file; convert the weights to safetensors first."
-        )
+        raise ConfigError(f"model.path={cfg.model.path} has no *.safetensors file; convert the weights to safetensors first.")
     try:
         model = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:
@@ -117,9 +113,7 @@ def _check_values(cfg: RunConfig) -> None:
         if not 0 <= value <= 1:  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
     if cfg.rollout.top_p == 0:
-        raise ConfigError(
-            "rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens."
-        )
+        raise ConfigError("rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens.")
 
 
 def _baseline_needs_samples(cfg: RunConfig, _: Mapping) -> None:
@@ -181,9 +175,7 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
             raise ConfigError("data.kind=jsonl needs data.path=<file.jsonl> with the fields `prompt` and `answer`.")
         for key, path in (("data.path", d.path), ("data.eval_path", d.eval_path)):
             if path is not None and not Path(path).is_file():
-                raise ConfigError(
-                    f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file."
-                )
+                raise ConfigError(f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file.")
     if cfg.model.path is None and d.kind != "arithmetic":
         raise ConfigError(
             f"data.kind={d.kind} needs a model that can read it: the tiny model knows generated arithmetic only. "
@@ -206,9 +198,7 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
     """Parallel sizes against the model's shape and the number of ranks."""
     p = cfg.parallel
     if p.context > 1:
-        raise ConfigError(
-            f"parallel.context={p.context}: context parallelism is not supported yet. Give parallel.context=1."
-        )
+        raise ConfigError(f"parallel.context={p.context}: context parallelism is not supported yet. Give parallel.context=1.")
     heads, kv = int(model["num_attention_heads"]), int(model.get("num_key_value_heads") or model["num_attention_heads"])
     for key, size in (("parallel.tensor", p.tensor), ("rollout.tensor_parallel", cfg.rollout.tensor_parallel)):
         if heads % size or kv % size:

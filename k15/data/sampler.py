@@ -77,9 +77,7 @@ class PromptSampler:
     def rates(self) -> np.ndarray:
         """Smoothed success rates s_i in [0, 1] [number of prompts]."""
         trials = self._trials + self._cfg.prior_trials
-        prior = np.divide(
-            self._successes + self._cfg.prior_successes, trials, out=np.zeros_like(trials), where=trials > 0
-        )
+        prior = np.divide(self._successes + self._cfg.prior_successes, trials, out=np.zeros_like(trials), where=trials > 0)
         return np.clip(prior, 0.0, 1.0)
 
     def _hard(self) -> np.ndarray:
@@ -124,9 +122,7 @@ def _check(cfg: SamplerConfig) -> None:
             "they are the successes among the trials that every prompt starts with."
         )
     if not 0 <= cfg.decay <= 1:
-        raise ConfigError(
-            f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike)."
-        )
+        raise ConfigError(f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike).")
 
 
 def _labelled_easy(prompts: Sequence[Prompt]) -> np.ndarray:

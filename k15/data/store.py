@@ -34,9 +34,7 @@ def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt
         raise unknown_name("data.kind", cfg.kind, KINDS)
     if cfg.kind == "arithmetic":
         families = list(cfg.families)
-        return make_problems(cfg.train_size, seed, "train", families), make_problems(
-            cfg.eval_size, seed, "eval", families
-        )
+        return make_problems(cfg.train_size, seed, "train", families), make_problems(cfg.eval_size, seed, "eval", families)
     if not cfg.path:
         raise ConfigError("data.kind is jsonl, so data.path must name a file: data.path=train.jsonl.")
     prompts = load_prompts(cfg.path, cfg.on_bad_row)
@@ -46,9 +44,7 @@ def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt
         held_out = load_prompts(cfg.eval_path, cfg.on_bad_row)
         train = _without(prompts, held_out, cfg.path, cfg.eval_path)
     if not train:
-        raise DataError(
-            f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction."
-        )
+        raise DataError(f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction.")
     return train, held_out
 
 
@@ -80,9 +76,7 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
     if skipped:
         log.warning("%s: %d bad rows skipped, %d prompts kept", path, skipped, len(found))
     if not found:
-        raise DataError(
-            f'{path} has no usable row; each line must be JSON such as {{"prompt": "2+2=", "answer": "4"}}.'
-        )
+        raise DataError(f'{path} has no usable row; each line must be JSON such as {{"prompt": "2+2=", "answer": "4"}}.')
     return [prompt for prompt, _ in found.values()]
 
 
@@ -139,9 +133,7 @@ def _difficulty(value: object, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(
-            f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out."
-        )
+        raise DataError(f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out.")
     return float(value)
 
 

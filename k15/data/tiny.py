@@ -25,9 +25,7 @@ def _check(tiny: TinyModelConfig) -> None:
         )
 
 
-def write_tiny_model(
-    folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32"
-) -> Path:
+def write_tiny_model(folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32") -> Path:
     """Write `config.json`, `generation_config.json` and the tokenizer files for `tiny` into `folder`; returns it."""
     _check(tiny)
     folder = Path(folder)

@@ -31,9 +31,7 @@ def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
     tokenizer = Tokenizer(models.BPE(vocab, merges=[], unk_token=PAD))
     tokenizer.pre_tokenizer = byte_level
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)])
     tokenizer.add_special_tokens([PAD, BOS, EOS])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,9 +52,7 @@ def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
 class TextTokenizer:
     """What the loop needs of a tokenizer. `chat`: prompts go through the folder's chat template as one user message."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool
-    ):
+    def __init__(self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool):
         self._tokenizer = tokenizer
         self._template = template
         self._names = names  # bos_token and friends, as the template sees them
@@ -95,9 +91,7 @@ class TextTokenizer:
                 messages=[{"role": "user", "content": text}], add_generation_prompt=True, tools=None, **self._names
             )
         except TemplateError as e:
-            raise DataError(
-                f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it."
-            ) from e
+            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
 
 
 def _refuse(message: str) -> None:
@@ -154,15 +148,9 @@ def load_tokenizer(folder: str | Path, chat: bool = False) -> TextTokenizer:
     tokenizer.no_truncation()
     template = _chat_template(folder, settings)
     if chat and template is None:
-        raise DataError(
-            f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja."
-        )
+        raise DataError(f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja.")
     eos = _eos_id(folder, settings, tokenizer)
     pad_name = _content(settings.get("pad_token"))
     pad = tokenizer.token_to_id(pad_name) if pad_name is not None else None
-    names = {
-        key: text
-        for key in ("bos_token", "eos_token", "pad_token", "unk_token")
-        if (text := _content(settings.get(key)))
-    }
+    names = {key: text for key in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := _content(settings.get(key)))}
     return TextTokenizer(tokenizer, eos, pad if pad is not None else eos, template, names, chat)

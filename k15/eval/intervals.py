@@ -82,9 +82,7 @@ def paired_gain(
     Percentile bootstrap over problems (so answers to one problem stay together). Any bounded quantity will do.
     """
     if len(before) != len(after) or not len(before):
-        raise DataError(
-            f"a paired gain needs the same problems twice, not {len(before)} before and {len(after)} after."
-        )
+        raise DataError(f"a paired gain needs the same problems twice, not {len(before)} before and {len(after)} after.")
     gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
     rng = np.random.default_rng(seed)
     means = [gains[rng.integers(0, len(gains), len(gains))].mean() for _ in range(resamples)]

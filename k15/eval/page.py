@@ -10,9 +10,7 @@ from k15.eval.samples import shorten
 
 _HERE = Path(__file__).parent
 # Control characters, those that turn the direction of text, and lone surrogates: shown by number, not obeyed.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def environment() -> Environment:

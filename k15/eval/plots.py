@@ -133,9 +133,7 @@ def length_histogram(run: RunData) -> tuple[Canvas, str]:
     for (i, _), values, colour in zip(ends, lengths, (ps.GREY, ps.BLUE)[-len(ends) :], strict=True):
         weights = np.full(len(values), 100 / len(values))
         ax.hist(values, bins=bins, weights=weights, color=colour, alpha=0.55, label=f"iteration {i}", linewidth=0)
-        said.append(
-            f"iteration {i}: median {np.median(values):.0f}, 95th percentile {np.quantile(values, 0.95):.0f} tokens"
-        )
+        said.append(f"iteration {i}: median {np.median(values):.0f}, 95th percentile {np.quantile(values, 0.95):.0f} tokens")
     ps.finish(ax, x="response length, tokens", y="share of responses, %")
     return canvas, sentences("finished responses by length", *said)
 
@@ -155,8 +153,7 @@ def pass_rates(run: RunData) -> tuple[Canvas, str]:
         ax.bar(centres + (j - (len(ends) - 1) / 2) * 4.6, share, width=4.4, color=colour, label=f"iteration {i}")
         never, always = 100 * np.mean(rates == 0), 100 * np.mean(rates == 1)
         said.append(
-            f"iteration {i}: {never:.0f} % of prompts never right, {always:.0f} % always, "
-            f"{100 - never - always:.0f} % mixed"
+            f"iteration {i}: {never:.0f} % of prompts never right, {always:.0f} % always, {100 - never - always:.0f} % mixed"
         )
     ps.finish(ax, x="pass rate of a prompt, %", y="share of prompts, %")
     return canvas, sentences("prompts by the share of their sampled responses that were right", *said)

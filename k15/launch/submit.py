@@ -105,17 +105,13 @@ def kind(cfg: ClusterConfig) -> str:
         except subprocess.TimeoutExpired:
             answers = False
     if cfg.kind == "slurm" and not answers:
-        raise ClusterError(
-            "cluster.kind is slurm, but sinfo does not answer. slurm/local/up starts one on this machine."
-        )
+        raise ClusterError("cluster.kind is slurm, but sinfo does not answer. slurm/local/up starts one on this machine.")
     return "slurm" if answers else "local"
 
 
 def dry_run(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
     """The job as a plain batch script: `sbatch` on it does what `submit` does."""
-    return render(
-        cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=_log_dir(cfg).absolute()
-    )
+    return render(cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=_log_dir(cfg).absolute())
 
 
 def submit(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:

@@ -81,9 +81,7 @@ class MetricsWriter:
             lines = [json.dumps({k: _encode(v) for k, v in r.items()}, allow_nan=False) + "\n" for r in kept]
             atomic_write(self.path, "".join(lines).encode())
             self._fd = self._open()
-            get_logger("log").info(
-                "metrics.jsonl: %d lines from iteration %d on dropped", len(rows) - len(kept), iteration
-            )
+            get_logger("log").info("metrics.jsonl: %d lines from iteration %d on dropped", len(rows) - len(kept), iteration)
         self._last = kept[-1]["iteration"] if kept else None
         for sink in self._sinks:
             sink.resume_at(iteration)

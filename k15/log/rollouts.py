@@ -88,6 +88,4 @@ def read_rollouts(path: str | Path) -> list[dict[str, object]]:
     except FileNotFoundError:
         raise DataError(f"there is no rollout log {path}.") from None
     except (zstandard.ZstdError, ValueError) as e:
-        raise DataError(
-            f"the rollout log {path} is damaged ({e}). Delete it; the rest of the run stays readable."
-        ) from e
+        raise DataError(f"the rollout log {path} is damaged ({e}). Delete it; the rest of the run stays readable.") from e

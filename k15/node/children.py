@@ -48,9 +48,7 @@ class Children:
         self.table: dict[str, Child] = {}
         log_dir.mkdir(parents=True, exist_ok=True)
 
-    async def start(
-        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], *, echo: bool = False
-    ) -> Child:
+    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], *, echo: bool = False) -> Child:
         """Run `python -P -m module args` under `name`. A living child of that name is an error, an ended one is replaced.
 
         `echo`: its output goes where the agent's own goes (the job's log) instead of into a file. Raises ClusterError.

@@ -24,9 +24,7 @@ class AgentClient:
             ) as answer:
                 body = await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterError(
-                f"the agent of node {self.node_rank} at {self.url} does not answer {route}: {error!r}"
-            ) from error
+            raise ClusterError(f"the agent of node {self.node_rank} at {self.url} does not answer {route}: {error!r}") from error
         if answer.status != 200:
             raise ClusterError(f"agent of node {self.node_rank}, {method} {route}: {body.get('error', body)}")
         return body
@@ -40,9 +38,7 @@ class AgentClient:
         return body["port"], body["interface"]
 
     async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str]) -> dict:
-        return await self._call(
-            "POST", "/processes", json={"name": name, "module": module, "args": list(args), "env": dict(env)}
-        )
+        return await self._call("POST", "/processes", json={"name": name, "module": module, "args": list(args), "env": dict(env)})
 
     async def stop(self, name: str, grace_s: float = 5.0) -> dict:
         return await self._call("DELETE", f"/processes/{name}?grace_s={grace_s}", timeout_s=grace_s + 30)

@@ -71,9 +71,7 @@ class Node:
         if not self.head:
             return await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
         self._etcd = start_etcd(self.segments / "etcd", self.address)  # on the main thread: it dies with that thread
-        rendezvous = Rendezvous(
-            self.identity.job, secrets.token_hex(24), self._etcd.endpoint, self._etcd.password, self.address
-        )
+        rendezvous = Rendezvous(self.identity.job, secrets.token_hex(24), self._etcd.endpoint, self._etcd.password, self.address)
         self._rendezvous_path = publish(self.identity, self.run_dir, rendezvous)
         return rendezvous
 
@@ -125,9 +123,7 @@ class Node:
             "K15_RENDEZVOUS": str(self._rendezvous_path), "K15_NODES": str(self.identity.node_count),
             "K15_DEVICE": self.device,
         }  # fmt: skip
-        child = await agent.children.start(
-            CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True
-        )
+        child = await agent.children.start(CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True)
         self._controller = child.process
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code
@@ -139,9 +135,7 @@ class Node:
         while not held.lost.is_set():
             await asyncio.sleep(1.0)
         self.exit_code = 1
-        raise ClusterError(
-            f"the metadata server on the head node was out of reach for {LEASE_S} s; this node ends its part."
-        )
+        raise ClusterError(f"the metadata server on the head node was out of reach for {LEASE_S} s; this node ends its part.")
 
     async def _end_others(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
         try:

@@ -29,9 +29,7 @@ def score(response: str, answer: str, template: str = "auto", pool: WorkerPool |
     return verdicts([(response, answer)], template, pool)[0]
 
 
-def verdicts(
-    pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None
-) -> list[MathVerdict]:
+def verdicts(pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None) -> list[MathVerdict]:
     """Verdicts on (response, answer) pairs, in order; those that need algebra share the pool's workers."""
     done: list[MathVerdict | None] = []
     open_: list[tuple[int, str, str]] = []

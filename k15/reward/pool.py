@@ -58,9 +58,7 @@ class _Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self.socket.close()
-        return (
-            "killed by signal " + signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
-        )
+        return "killed by signal " + signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
 
 class WorkerPool:

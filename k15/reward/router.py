@@ -47,9 +47,7 @@ class Rewards:
         self._log = get_logger("reward")
         for name, value in (("repetition_penalty", cfg.repetition_penalty), ("length.weight", cfg.length.weight)):
             if value < 0:
-                raise ConfigError(
-                    f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved."
-                )
+                raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
         self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
         if cfg.custom is not None:
             self._check_custom(cfg.custom)
@@ -97,9 +95,7 @@ class Rewards:
         module, colon, name = spec.partition(":")
         if not (module and colon and name):
             self.close()
-            raise ConfigError(
-                f"reward.custom is {spec!r}; it must be package.module:function, e.g. my_rewards:brevity."
-            )
+            raise ConfigError(f"reward.custom is {spec!r}; it must be package.module:function, e.g. my_rewards:brevity.")
         outcome = self._pool.run([("check_custom", (spec,))])[0]
         if not outcome.ok:
             self.close()

@@ -78,10 +78,7 @@ async def main(run_dir: Path) -> int:
 async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, count: int) -> list[AgentClient]:
     """Wait until all `count` agents have registered; in node order."""
     for _ in range(300):
-        found = {
-            int(k.rsplit("/", 1)[1]): json.loads(v)
-            for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()
-        }
+        found = {int(k.rsplit("/", 1)[1]): json.loads(v) for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()}
         if len(found) == count:
             return [AgentClient(session, found[rank]["url"], token, rank) for rank in sorted(found)]
         await asyncio.sleep(1.0)

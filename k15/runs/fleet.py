@@ -69,9 +69,7 @@ class Fleet:
                     "K15_GENERATION": "0", "K15_RENDEZVOUS": str(self.rendezvous_path),
                     "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
                 }  # fmt: skip
-                await agent.start(
-                    f"trainer-{rank}", "k15.runs.trainer_rank", [str(self.run_dir), str(self.model_dir)], env
-                )
+                await agent.start(f"trainer-{rank}", "k15.runs.trainer_rank", [str(self.run_dir), str(self.model_dir)], env)
         self._trainer = await TrainerClient.connect(
             self.store, "0", self.rendezvous.token, self._dead_trainer, timeout_s=START_TIMEOUT_S
         )
@@ -138,9 +136,7 @@ class Fleet:
         """Write the version that the engines hold as a Hugging Face folder (from the head node's segments)."""
         if self.engines.held is None:
             raise ClusterError("no weights have been handed off yet, so there is nothing to export")
-        await self.trainer.call(
-            "export_hf", paths=self.engines.held.paths[self.agents[0].node_rank], folder=str(folder)
-        )
+        await self.trainer.call("export_hf", paths=self.engines.held.paths[self.agents[0].node_rank], folder=str(folder))
 
     async def stop(self) -> None:
         """End the engines and the trainer politely; the agents kill what does not go."""

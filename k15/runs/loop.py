@@ -106,9 +106,7 @@ class Loop:
         groups = await running
         self.state.tokens_generated += self.worker.metrics.tokens
         self.buffer.add(groups)
-        if (
-            self.stop_requested.is_set()
-        ):  # groups that are complete wait in the buffer: they are trained after the restart
+        if self.stop_requested.is_set():  # groups that are complete wait in the buffer: they are trained after the restart
             await self.save()
             raise Interrupted
         return groups
@@ -117,16 +115,11 @@ class Loop:
         """k rollouts to be started; each draw of a prompt has seeds of its own."""
         self.state.draws += 1
         tokens = self.tokenizer.encode_prompt(prompt.text)
-        return new_group(
-            prompt, tokens, self.cfg.algo.samples_per_prompt, run_seed=self.cfg.seed, draw=self.state.draws
-        )
+        return new_group(prompt, tokens, self.cfg.algo.samples_per_prompt, run_seed=self.cfg.seed, draw=self.state.draws)
 
     async def _score(self, groups: list[Group], iteration: int) -> list[list[Score]]:
         texts = [[self.tokenizer.decode(r.response_tokens) for r in g.rollouts] for g in groups]
-        scores = [
-            await asyncio.to_thread(self.rewards.score_group, g, t, iteration)
-            for g, t in zip(groups, texts, strict=True)
-        ]
+        scores = [await asyncio.to_thread(self.rewards.score_group, g, t, iteration) for g, t in zip(groups, texts, strict=True)]
         for group, group_scores in zip(groups, scores, strict=True):
             self.sampler.record(group.prompt.id, [float(x.correct) for x in group_scores])
         return scores

@@ -63,9 +63,7 @@ def run(cfg: RunConfig) -> int:
     cfg.run_dir = str(run_dir)
     if cfg.dry_run:
         print(to_yaml(cfg))
-        print(
-            f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started."
-        )
+        print(f"# {identity.node_count} nodes, model_type {model['model_type']}: the settings fit together; nothing was started.")
         return 0
     from k15.node.service import Node  # brings torch: after the checks
 

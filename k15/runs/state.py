@@ -67,6 +67,4 @@ class Checkpoints:
         try:
             return found[-1], LoopState(**json.loads((found[-1] / "controller.json").read_text()))
         except (json.JSONDecodeError, TypeError) as error:
-            raise K15Error(
-                f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before."
-            ) from error
+            raise K15Error(f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before.") from error

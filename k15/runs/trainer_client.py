@@ -20,9 +20,7 @@ class TrainerClient:
         self._busy = asyncio.Lock()
 
     @staticmethod
-    async def connect(
-        store: Store, generation: str, token: str, watch: Watch, timeout_s: float = 600.0
-    ) -> "TrainerClient":
+    async def connect(store: Store, generation: str, token: str, watch: Watch, timeout_s: float = 600.0) -> "TrainerClient":
         """Wait until rank 0 has published its address. Raises TrainerError when a rank dies first or time runs out."""
         for _ in range(int(timeout_s)):
             found = await asyncio.to_thread(store.get, f"trainer/{generation}")
@@ -33,9 +31,7 @@ class TrainerClient:
             if (dead := await watch()) is not None:
                 raise TrainerError(f"a trainer rank ended while starting.\n{dead}")
             await asyncio.sleep(1.0)
-        raise TrainerError(
-            f"the trainer did not come up within {timeout_s:.0f} s; see logs/*/trainer-*.log in the run folder."
-        )
+        raise TrainerError(f"the trainer did not come up within {timeout_s:.0f} s; see logs/*/trainer-*.log in the run folder.")
 
     async def call(self, method: str, **arguments):
         """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died."""
@@ -48,9 +44,7 @@ class TrainerClient:
                 _, result = await asyncio.to_thread(self._connection.recv)
             except EOFError as error:
                 dead = await self._watch()
-                raise TrainerError(
-                    f"trainer rank 0 hung up during {method!r}.\n{dead if dead is not None else ''}"
-                ) from error
+                raise TrainerError(f"trainer rank 0 hung up during {method!r}.\n{dead if dead is not None else ''}") from error
             return result
 
     async def stop(self) -> None:

@@ -71,9 +71,7 @@ def _faults(name: str, pieces: list[Slice], shape: tuple[int, ...]) -> list[str]
     for piece in pieces:
         if tuple(piece.shape) != shape:
             return [f"{name} has shape {piece.shape}, not {shape}"]
-        if piece.tensor.ndim != len(shape) or any(
-            not 0 <= a <= b <= n for a, b, n in zip(piece.starts, _ends(piece), shape)
-        ):
+        if piece.tensor.ndim != len(shape) or any(not 0 <= a <= b <= n for a, b, n in zip(piece.starts, _ends(piece), shape)):
             return [f"{name} has a slice at {piece.starts} of {tuple(piece.tensor.shape)} outside {shape}"]
     if len({piece.tensor.dtype for piece in pieces}) > 1:
         return [f"{name} has slices of several types"]

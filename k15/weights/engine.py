@@ -123,9 +123,7 @@ class _Caller:
                 self._base + path, params=params, json=body, headers=self._headers, timeout=self._timeout
             ) as answer:
                 if answer.status != 200:
-                    raise EngineError(
-                        f"engine {self._base}{path} answered {answer.status}: {(await answer.text())[:500]}"
-                    )
+                    raise EngineError(f"engine {self._base}{path} answered {answer.status}: {(await answer.text())[:500]}")
                 return await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineError(f"engine {self._base}{path} did not answer: {error!r}") from error

@@ -63,9 +63,7 @@ def start_etcd(data_dir: Path, listen_host: str, client_port: int = 0, peer_port
     log = data_dir.parent / "etcd.log"
     for attempt in range(_ATTEMPTS):
         ports = [given if given != 0 else _free_port(listen_host) for given in (client_port, peer_port)]
-        shutil.rmtree(
-            data_dir, ignore_errors=True
-        )  # metadata of a job's earlier life would describe memory that is gone
+        shutil.rmtree(data_dir, ignore_errors=True)  # metadata of a job's earlier life would describe memory that is gone
         process = _spawn(binary, data_dir, log, f"http://{listen_host}:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
         etcd = Etcd(process, f"http://{listen_host}:{ports[0]}", secrets.token_urlsafe(24))
         try:

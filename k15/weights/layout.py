@@ -184,10 +184,7 @@ def _find(config: Config, dims: Dims, name: str) -> tuple[Rule, dict[str, int]]:
 
 def _shapes(rule: Rule, dims: Dims, keys: dict[str, int]) -> list[tuple[str, tuple[int, ...]]]:
     """Hugging Face (name, global shape) of every tensor that the rule joins."""
-    return [
-        (hf.format(**keys), tuple(dims.size[d] for d in symbols))
-        for hf, symbols in zip(rule.hf, rule.dims, strict=True)
-    ]
+    return [(hf.format(**keys), tuple(dims.size[d] for d in symbols)) for hf, symbols in zip(rule.hf, rule.dims, strict=True)]
 
 
 def _check_tp(rule: Rule, dims: Dims, tp_rank: int, tp_size: int) -> None:

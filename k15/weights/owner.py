@@ -62,9 +62,7 @@ def claim(directory: Path) -> Claim:
     try:
         fd = _try_lock(owner)
         if fd is None:
-            raise ClusterError(
-                f"{directory} is owned by a living process; two agents of one job on one node? Stop one."
-            )
+            raise ClusterError(f"{directory} is owned by a living process; two agents of one job on one node? Stop one.")
         collect(directory, ())
         return Claim(directory, fd)
     except FileNotFoundError:

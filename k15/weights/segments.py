@@ -100,9 +100,7 @@ def write_segment(
                 out.write(raw)  # write, not mmap: a full /dev/shm is an error here and a SIGBUS there
                 dtype = str(piece.tensor.dtype).removeprefix("torch.")
                 extent = tuple(piece.tensor.shape)
-                entries.append(
-                    Entry(piece.name, dtype, piece.shape, piece.starts, extent, offset, len(raw), zlib.crc32(raw))
-                )
+                entries.append(Entry(piece.name, dtype, piece.shape, piece.starts, extent, offset, len(raw), zlib.crc32(raw)))
                 offset += len(raw)
         manifest = Manifest(version, iteration, rank, node, offset, tuple(entries))
         _publish(tmp, path, manifest)

@@ -54,9 +54,7 @@ def _check(logprob, ref_logprob, reward, baseline, cu_seqlens, tau, mask, weight
         ("cu_seqlens", cu_seqlens, sequences + 1),
     ):
         if tensor is not None and tuple(tensor.shape) != (want,):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; {tokens} tokens in {sequences} sequences need [{want}]"
-            )
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {tokens} tokens in {sequences} sequences need [{want}]")
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != tokens:
         raise ValueError(f"cu_seqlens goes from {bounds[0]} to {bounds[-1]}; it must go from 0 to {tokens} (tokens)")

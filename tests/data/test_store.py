@@ -52,9 +52,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, caplog, row: str, s
     file.write_text(f"{GOOD}\n\n{row}\n")
     with pytest.raises(DataError) as caught:
         load_prompts(file)
-    assert (
-        f"{file}:3: " in str(caught.value) and says in str(caught.value) and "data.on_bad_row=skip" in str(caught.value)
-    )
+    assert f"{file}:3: " in str(caught.value) and says in str(caught.value) and "data.on_bad_row=skip" in str(caught.value)
     with caplog.at_level("WARNING", logger="k15"):
         assert [p.text for p in load_prompts(file, "skip")] == ["2+2="]
     assert "1 bad rows skipped, 1 prompts kept" in caplog.text

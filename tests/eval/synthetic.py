@@ -99,9 +99,7 @@ def _rollouts(i: int, iterations: int, rng: random.Random, prompts: int) -> list
             n = max(1, len(text))
             cut = 64 if n > 64 else n
             spans = [(cut, i - 1, "budget"), (n - cut, i, "stop")] if n > cut else [(n, i, "stop")]
-            segments = tuple(
-                Segment(tuple(range(m)), tuple(-rng.random() for _ in range(m)), v, f) for m, v, f in spans
-            )
+            segments = tuple(Segment(tuple(range(m)), tuple(-rng.random() for _ in range(m)), v, f) for m, v, f in spans)
             parts = {"correct": float(right), "length": round(rng.uniform(-0.05, 0.05), 3)}
             score = Score(right, parts, "" if right else "another number")
             records.append(rollout_record(prompt, Rollout(prompt.id, k, k, (1,), segments), score, text))

@@ -126,9 +126,7 @@ def test_run_in_its_first_iterations(tmp_path):
     """No config, no second evaluation, one training line, a torn line, no scored rollout."""
     with MetricsWriter(tmp_path) as w:
         w.write({"iteration": 0, "eval_n": 100, "eval_greedy_accuracy": 0.25})
-        w.write(
-            {"iteration": 1, "reward_mean": 0.3, "loss": float("nan"), "kl": 0.0, "finish_stop": 0, "time_train_s": 2}
-        )
+        w.write({"iteration": 1, "reward_mean": 0.3, "loss": float("nan"), "kl": 0.0, "finish_stop": 0, "time_train_s": 2})
     RolloutLog(tmp_path).write(1, [])
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write('{"iteration": 2, "rew')

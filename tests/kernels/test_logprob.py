@@ -71,9 +71,7 @@ def _vocab_parallel_rank(rank: int, size: int, store: str, out) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     hidden, weight, target = _case()
-    padded = torch.cat(
-        [weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)]
-    )  # padding would dominate
+    padded = torch.cat([weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)])  # padding would dominate
     h, w = hidden.requires_grad_(), padded.chunk(size)[rank].clone().requires_grad_()
     logprob, entropy = linear_logprob(
         h, w, target, temperature=0.7, tp_group=torch.distributed.group.WORLD, return_entropy=True, vocab_size=VOCAB

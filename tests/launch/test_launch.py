@@ -32,9 +32,7 @@ def _doctor(path: Path) -> tuple[dict[str, str], int, float]:
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], env={"PATH": str(path)}, capture_output=True, text=True)
     assert done.stderr == ""
-    lines = {
-        line[8:].split("  ")[0].strip(): line for line in done.stdout.splitlines() if not line.startswith("        ")
-    }
+    lines = {line[8:].split("  ")[0].strip(): line for line in done.stdout.splitlines() if not line.startswith("        ")}
     return lines, done.returncode, time.monotonic() - start
 
 

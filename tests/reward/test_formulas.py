@@ -27,9 +27,7 @@ def test_length_reward_properties(rows: list[tuple[int, bool]], scale: int, shif
     lengths, correct = [n for n, _ in rows], [ok for _, ok in rows]
     values = length_reward(lengths, correct)
     assert all(-0.5 <= v <= 0.5 for v in values)
-    assert all(v <= 0 for v, ok in zip(values, correct, strict=True) if not ok), (
-        "no incorrect response gains by being short"
-    )
+    assert all(v <= 0 for v, ok in zip(values, correct, strict=True) if not ok), "no incorrect response gains by being short"
     if min(lengths) == max(lengths):
         assert values == [0.0] * len(values)
     moved = length_reward([scale * n + shift for n in lengths], correct)
@@ -47,9 +45,7 @@ rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=16)
 def test_baselines_against_high_precision(values: list[float], tau: float) -> None:
     k = len(values)
     with mpmath.workdps(60):
-        exact = mpmath.mpf(tau) * mpmath.log(
-            mpmath.fsum(mpmath.exp(mpmath.mpf(r) / mpmath.mpf(tau)) for r in values) / k
-        )
+        exact = mpmath.mpf(tau) * mpmath.log(mpmath.fsum(mpmath.exp(mpmath.mpf(r) / mpmath.mpf(tau)) for r in values) / k)
     assert baselines(values, "log_partition", tau) == pytest.approx([float(exact)] * k, rel=1e-9, abs=1e-9)
     mean = baselines(values, "mean", tau)
     assert mean == pytest.approx([math.fsum(values) / k] * k)

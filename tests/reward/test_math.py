@@ -55,9 +55,7 @@ def test_exact_numbers_agree_with_fractions(a: Fraction, b: Fraction) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.integers(-(10**4), 10**4), st.integers(-(10**4), 10**4), st.sampled_from(["{}", "{}.0", "{:,}", "\\boxed{{{}}}"])
-)
+@given(st.integers(-(10**4), 10**4), st.integers(-(10**4), 10**4), st.sampled_from(["{}", "{}.0", "{:,}", "\\boxed{{{}}}"]))
 def test_exact_numbers_agree_with_math_verify(a: int, b: int, form: str) -> None:
     theirs = math_verify.verify(math_verify.parse(f"${b}$"), math_verify.parse(f"${form.format(a)}$"))
     assert score("#" + form.format(a), str(b), "#ANSWER").correct is theirs is (a == b)

@@ -68,9 +68,7 @@ def test_two_nodes_are_two_hosts(slurm_cluster: Cluster, tmp_path: Path) -> None
     assert a[4] == b[4] == "0,1"
 
 
-def test_signal_reaches_the_batch_script_its_steps_and_requeue_runs_it_again(
-    slurm_cluster: Cluster, tmp_path: Path
-) -> None:
+def test_signal_reaches_the_batch_script_its_steps_and_requeue_runs_it_again(slurm_cluster: Cluster, tmp_path: Path) -> None:
     script, log = tmp_path / "job.sh", tmp_path / "log"
     script.write_text(TRAPS)
     job = slurm_cluster.sbatch(script, "-N1", f"--output={log}")

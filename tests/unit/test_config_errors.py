@@ -101,7 +101,9 @@ def test_the_command_prints_one_message_quickly_and_starts_nothing(tmp_path):
         [sys.executable, "-P", "-m", "k15", "rl", "algo.tau=-1"], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == ["k15 rl: algo.tau is -1.0, but it must be greater than 0. Give algo.tau=<a positive number>."]
+    assert done.stderr.strip().splitlines() == [
+        "k15 rl: algo.tau is -1.0, but it must be greater than 0. Give algo.tau=<a positive number>."
+    ]
     assert not list(tmp_path.iterdir()), "a refused run left files"
     assert time.monotonic() - start < 20  # 5 s on an idle machine; tests share theirs
 
@@ -115,7 +117,9 @@ def test_every_point_of_a_sweep_is_checked_before_the_first_is_submitted(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [[], ["experiment=arithmetic"], ["reward=length", "sampler=curriculum"], ["algo=rest"], ["cluster=slurm"]])
+@pytest.mark.parametrize(
+    "words", [[], ["experiment=arithmetic"], ["reward=length", "sampler=curriculum"], ["algo=rest"], ["cluster=slurm"]]
+)
 def test_shipped_settings_are_sound_and_survive_the_run_folder(words):
     cfg = compose_run(words)
     check(cfg)

@@ -129,9 +129,7 @@ def test_tensorboard_reads_a_resumed_run(tmp_path):
 
 def test_wandb_missing_is_a_config_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # what an absent package looks like to import
-    with pytest.raises(
-        ConfigError, match=r"log.wandb_project is 'p'.*pip install wandb\) or set log.wandb_project=null"
-    ):
+    with pytest.raises(ConfigError, match=r"log.wandb_project is 'p'.*pip install wandb\) or set log.wandb_project=null"):
         MetricsWriter(tmp_path, wandb_project="p")
 
 

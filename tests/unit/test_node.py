@@ -52,7 +52,12 @@ async def served(tmp_path):
 async def test_every_route_wants_the_token(served):
     agent, client, session = served
     stranger = AgentClient(session, client.url, "wrong", 0)
-    for call in (stranger.health(), stranger.processes(), stranger.shutdown(), stranger.start("x", "k15.runs.controller", [], {})):
+    for call in (
+        stranger.health(),
+        stranger.processes(),
+        stranger.shutdown(),
+        stranger.start("x", "k15.runs.controller", [], {}),
+    ):
         with pytest.raises(ClusterError, match="token"):
             await call
     assert not agent.shutdown.is_set() and not agent.children.table

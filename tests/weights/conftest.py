@@ -50,9 +50,7 @@ def write_version():
 
             def slices(mine=mine, rank=rank % tp):
                 for name in mine:
-                    yield from layout.to_hf(
-                        config, name, layout.from_hf(config, name, read, rank, tp, padded), rank, tp
-                    )
+                    yield from layout.to_hf(config, name, layout.from_hf(config, name, read, rank, tp, padded), rank, tp)
 
             manifests.append(segments.write_segment(directory, version, rank, slices(), iteration=version, node="n0"))
         return manifests

@@ -88,9 +88,7 @@ async def test_what_is_missing_arrives_whole(peer, tmp_path, monkeypatch):
 
 
 def test_several_holders_share_the_load(tmp_path):
-    held = [
-        write_segment(tmp_path / n, 1, r, slices(r), node=n) for r in range(4) for n in ("a", "b") if made(tmp_path / n)
-    ]
+    held = [write_segment(tmp_path / n, 1, r, slices(r), node=n) for r in range(4) for n in ("a", "b") if made(tmp_path / n)]
     empty = tmp_path / "empty"
     empty.mkdir()
     chosen = [m.node for m in pull.missing(held, "c", empty)]

@@ -28,8 +28,7 @@ def store(etcd, request):
 def manifest(version: int, rank: int, entries: int) -> Manifest:
     random.seed(rank)
     made = (
-        Entry(f"model.layers.{i}.w", "float32", (1, 2), (0, 0), (1, 2), i * 64, 8, random.getrandbits(32))
-        for i in range(entries)
+        Entry(f"model.layers.{i}.w", "float32", (1, 2), (0, 0), (1, 2), i * 64, 8, random.getrandbits(32)) for i in range(entries)
     )
     return Manifest(version, 1, rank, f"n{rank}", entries * 64, tuple(made))
 
