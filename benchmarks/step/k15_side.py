@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.step.record import Iteration, Run, Sample
 from benchmarks.step.settings import K15Setting, Work
-from k15.config.schema import DataConfig, SamplerConfig, TinyModelConfig
+from k15.config.schema import DataConfig, SamplerConfig, TinyModelConfig, WarmupConfig
 from k15.data.arithmetic import ALPHABET, make_problems
 from k15.data.sampler import PromptSampler
 from k15.data.tokenizer import load_tokenizer
@@ -56,17 +56,18 @@ def run_logged(argv: list[str], env: dict[str, str], log: Path, timeout_s: float
 
 
 def base_model(cache: Path, work: Work) -> Path:
-    """A Hugging Face folder of the tiny model after its supervised warm-up, made once by k15 and kept in `cache`."""
-    recipe = {"warmup_steps": work.warmup_steps, "seed": work.seed, "alphabet": ALPHABET, **asdict(TinyModelConfig())}
+    """A Hugging Face folder of the default experiment's model after its supervised warm-up, made once by k15 and kept in `cache`."""
+    shape, warmup = asdict(TinyModelConfig()), asdict(WarmupConfig())
+    recipe = {**shape, **warmup, "seed": work.seed, "alphabet": ALPHABET}
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache / f"step-model-{name}"
     if not (folder / "model.safetensors").is_file():
         run_dir = cache / f"step-model-{name}-run-{os.getpid()}"
         words = [
-            f"warmup.steps={work.warmup_steps}", f"seed={work.seed}", "algo.iterations=1", "algo.prompts_per_iteration=2",
+            f"seed={work.seed}", "algo.iterations=1", "algo.prompts_per_iteration=2",
             "algo.samples_per_prompt=2", f"algo.lr={work.lr}", "eval.size=16",
         ]  # fmt: skip
-        k15_rl(run_dir, words, cache / f"step-model-{name}.log", timeout_s=900)
+        k15_rl(run_dir, words, cache / f"step-model-{name}.log", timeout_s=1800)
         (run_dir / "hf").rename(folder)
         shutil.rmtree(run_dir)
     return folder

@@ -84,6 +84,7 @@ def measure(bench: Bench, work: Work, tune: bool) -> tuple[list[Run], dict[str, 
 def main(words: Sequence[str]) -> int:
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks step", description=__doc__, formatter_class=raw)
+    parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -95,6 +96,9 @@ def main(words: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         bench = Bench(folder, base_model(cache_folder(), work), environment(cache_folder()))
+        if args.prepare:
+            print("ready to measure")
+            return 0
         runs, place = measure(bench, work, args.tune)
         result = summary(runs, work, check(runs, work), place)
     except (GateError, BlockError) as error:

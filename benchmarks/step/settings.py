@@ -20,7 +20,6 @@ class Work:
     seed: int = 0
     iterations: int = 6  # of one block; the first is not counted
     blocks: int = 2  # runs of each side, taking turns
-    warmup_steps: int = 500  # of the model that both sides start from
 
     @property
     def samples(self) -> int:
