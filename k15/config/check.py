@@ -16,7 +16,6 @@ MODEL_TYPES = ("llama", "qwen2", "qwen3", "qwen3_moe")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "algo.loss": ("pmd", "rest"),
     "algo.baseline": ("mean", "log_partition", "leave_one_out"),
-    "algo.kernels": ("auto", "torch"),
     "data.kind": ("arithmetic", "jsonl"),
     "data.on_bad_row": ("error", "skip"),
     "sampler.kind": ("uniform", "curriculum", "prioritised"),

@@ -71,7 +71,6 @@ class AlgoConfig:
     micro_batch_tokens: int = 4096  # packed tokens a micro-batch, at most
     train_old_segments: bool = True  # false: only the newest segment counts in the loss
     normalise_log_ratio_by_length: bool = False  # a deviation from the report, named as one
-    kernels: str = "auto"  # auto | torch
     lr: float = 2.5e-4
     weight_decay: float = 0.0
     beta1: float = 0.9
@@ -106,9 +105,9 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.6
     block_size: int = 32
     update: str = "in_place"  # in_place | restart
-    request_timeout_s: float = 300.0
+    request_timeout_s: float = 1800.0  # of one segment, its wait in the engine included
     max_retries: int = 3
-    canary_tolerance: float = 1e-3  # mean |engine - trainer| log-prob on the canary text
+    canary_tolerance: float | None = None  # mean |engine - trainer| log-prob on the canary; null: 1e-3 fp32, 0.1 bf16
     repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
 
 

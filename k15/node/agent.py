@@ -1,6 +1,6 @@
 """The agent, one a node: the report's checkpoint-engine sidecar (2.6.3). It owns the node's processes and weight segments.
 
-    POST   /processes            {name, module, args, env}   start a child (modules of ALLOWED only)
+    POST   /processes            {name, module, args, env, devices}   start a child (modules of ALLOWED only)
     GET    /processes            all children: pid, alive, returncode, log
     GET    /processes/NAME/log   the last lines of its log
     DELETE /processes/NAME       stop it (SIGTERM, SIGKILL, whole group)
@@ -15,7 +15,9 @@ Every route demands `Authorization: Bearer <the job's token>`.
 """
 
 import asyncio
+import glob
 import hmac
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -113,7 +115,10 @@ class Agent:
         body = await request.json()
         if body["module"] not in ALLOWED:
             raise unknown_name("module", body["module"], ALLOWED)
-        child = await self.children.start(body["name"], body["module"], body.get("args", []), body.get("env", {}))
+        env = body.get("env", {})
+        if body.get("devices") is not None:
+            env["CUDA_VISIBLE_DEVICES"] = visible_devices(body["devices"])
+        child = await self.children.start(body["name"], body["module"], body.get("args", []), env)
         return web.json_response(child.describe())
 
     def _named(self, request: web.Request) -> str:
@@ -148,3 +153,15 @@ class Agent:
     async def _shutdown(self, _: web.Request) -> web.Response:
         self.shutdown.set()
         return web.json_response({"ok": True})
+
+
+def visible_devices(positions: list[int]) -> str:
+    """CUDA_VISIBLE_DEVICES for a child: these positions of what Slurm gave this node. Raises ClusterError for too few."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*")))]
+    if max(positions) >= len(names):
+        raise ClusterError(
+            f"an engine wants CUDA device {max(positions)} of this node, which has {len(names)} ({given}). Lower "
+            "rollout.engines_per_node or rollout.tensor_parallel, or ask for more GPUs a node."
+        )
+    return ",".join(names[i] for i in positions)

@@ -37,8 +37,12 @@ class AgentClient:
         body = await self._call("GET", "/ports")
         return body["port"], body["interface"]
 
-    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str]) -> dict:
-        return await self._call("POST", "/processes", json={"name": name, "module": module, "args": list(args), "env": dict(env)})
+    async def start(
+        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], devices: Sequence[int] | None = None
+    ) -> dict:
+        """`devices`: positions in the node's own list of CUDA devices that the process may see; None: all."""
+        body = {"name": name, "module": module, "args": list(args), "env": dict(env), "devices": devices}
+        return await self._call("POST", "/processes", json=body)
 
     async def stop(self, name: str, grace_s: float = 5.0) -> dict:
         return await self._call("DELETE", f"/processes/{name}?grace_s={grace_s}", timeout_s=grace_s + 30)

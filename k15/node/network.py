@@ -37,7 +37,10 @@ def _slurm_node_addr() -> str | None:
     name = os.environ.get("SLURMD_NODENAME")
     if name is None:
         return None
-    shown = subprocess.run(["scontrol", "show", "node", name, "-o"], capture_output=True, text=True, timeout=20)
+    try:
+        shown = subprocess.run(["scontrol", "show", "node", name, "-o"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):  # a container without Slurm's programs, or a busy controller
+        return None
     found = re.search(r"NodeAddr=(\S+)", shown.stdout)
     return found.group(1) if found else None
 

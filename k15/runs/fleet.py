@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 
 from k15.config.schema import RunConfig
-from k15.errors import ClusterError
+from k15.errors import ClusterError, K15Error
+from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.runs.engines import Engines, Held
@@ -18,6 +19,7 @@ from k15.runs.trainer_client import TrainerClient
 from k15.types import Batch
 from k15.weights.store import Store
 
+log = get_logger("fleet")
 START_TIMEOUT_S = 600.0
 
 
@@ -65,7 +67,7 @@ class Fleet:
                 rank = node * per_node + local
                 env = {
                     "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(per_node * len(self.agents)),
-                    "MASTER_ADDR": self.rendezvous.head_address, "MASTER_PORT": str(port),
+                    "MASTER_ADDR": self.rendezvous.head_address, "MASTER_PORT": str(port), "K15_DEVICE": self.engines.device,
                     "K15_GENERATION": "0", "K15_RENDEZVOUS": str(self.rendezvous_path),
                     "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
                 }  # fmt: skip
@@ -126,6 +128,9 @@ class Fleet:
         difference = await self.engines.take(Held(version, paths, expected))
         loaded = clock()
         await asyncio.gather(*(agent.collect([version]) for agent in self.agents))
+        for old in await asyncio.to_thread(self.store.versions):
+            if old != version:
+                await asyncio.to_thread(self.store.forget_version, old)
         return {
             "handoff_publish_s": published - start, "handoff_pull_s": arrived - published, "handoff_load_s": loaded - arrived,
             "handoff_s": clock() - start, "handoff_bytes_pulled": float(sum(p["bytes_pulled"] for p in pulled)),
@@ -139,8 +144,13 @@ class Fleet:
         await self.trainer.call("export_hf", paths=self.engines.held.paths[self.agents[0].node_rank], folder=str(folder))
 
     async def stop(self) -> None:
-        """End the engines and the trainer politely; the agents kill what does not go."""
-        for agent in self.agents:
-            for name, state in (await agent.processes()).items():
-                if state["alive"] and name != "controller":
-                    await agent.stop(name, grace_s=2)
+        """End the engines and the trainer. What fails here is logged only: the run's own result stands, agents clean up."""
+
+        async def end(agent: AgentClient) -> None:
+            try:
+                names = [n for n, state in (await agent.processes()).items() if state["alive"] and n != "controller"]
+                await asyncio.gather(*(agent.stop(name, grace_s=2) for name in names))
+            except K15Error as error:
+                log.warning("stopping node %d: %s", agent.node_rank, error)
+
+        await asyncio.gather(*(end(agent) for agent in self.agents))

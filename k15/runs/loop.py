@@ -82,7 +82,8 @@ class Loop:
             accuracy=row.get("accuracy"), length=row.get("response_length_mean"),
         )  # fmt: skip
         row |= await self._update(done, scores)
-        if (number + 1) % self.cfg.eval.every == 0 or number + 1 == self.cfg.algo.iterations:
+        due = (number + 1) % self.cfg.eval.every == 0 or number + 1 == self.cfg.algo.iterations
+        if due and not self.stop_requested.is_set():
             progress.update(number + 1, "eval")
             with self.timer.span("eval"):
                 row |= await self.evaluator.run()
@@ -94,8 +95,10 @@ class Loop:
         if not self.state.drawn:
             busy = {g.prompt.id for g in groups}
             number = self.state.iteration
-            prompts = self.sampler.next(self.cfg.algo.prompts_per_iteration, exclude=busy, iteration=number)
-            groups += [self._new_group(p) for p in prompts]
+            count = min(self.cfg.algo.prompts_per_iteration, len(self.sampler) - len(busy))
+            if count < self.cfg.algo.prompts_per_iteration:
+                log.warning("%d of %d prompts are still in flight: only %d new ones", len(busy), len(self.sampler), count)
+            groups += [self._new_group(p) for p in self.sampler.next(count, exclude=busy, iteration=number)]
             self.state.drawn = True
         running = asyncio.create_task(self.worker.run(groups, self.state.version))
         stopping = asyncio.create_task(self.stop_requested.wait())
@@ -157,5 +160,5 @@ class Loop:
             self.state.sampler = self.sampler.state_dict()
             self.state.buffer = self.buffer.state_dict()
             await self.checkpoints.write(self.state, self.fleet.save)
-            if self.cfg.save.export_hf:
+            if self.cfg.save.export_hf and not self.stop_requested.is_set():  # the time left is for the requeue
                 await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")

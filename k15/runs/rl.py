@@ -4,6 +4,7 @@ In Slurm there is one task a node; outside it, one node. Each composes the same 
 """
 
 import asyncio
+import glob
 import logging
 import os
 import sys
@@ -81,10 +82,11 @@ def run_folder(cfg: RunConfig, identity: JobIdentity) -> Path:
 
 
 def device(cfg: RunConfig) -> str:
-    """cpu or cuda; `auto` takes CUDA where Slurm or the driver shows a device."""
+    """cpu or cuda; `auto` takes CUDA where the driver shows a device and Slurm has not hidden all of them."""
     if cfg.cluster.device != "auto":
         return cfg.cluster.device
-    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
+    return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not hidden else "cpu"
 
 
 def prepare_folder(cfg: RunConfig, run_dir: Path) -> None:

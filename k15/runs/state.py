@@ -12,6 +12,7 @@ from pathlib import Path
 
 from k15.errors import K15Error
 from k15.log import get_logger
+from k15.log.files import atomic_write, sync_folder
 
 log = get_logger("state")
 
@@ -45,8 +46,9 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
         await save_trainer(str(partial / "trainer"))
-        (partial / "controller.json").write_text(json.dumps(asdict(state)))
+        atomic_write(partial / "controller.json", json.dumps(asdict(state)).encode())
         partial.rename(final)
+        sync_folder(self.folder)
         for old in self.complete()[: -self.keep]:
             shutil.rmtree(old)
         log.info("saved %s", final.name)

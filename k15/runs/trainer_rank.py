@@ -5,7 +5,7 @@
 The process lives as long as the job; between training phases it waits in the broadcast, on a process group whose timeout
 is longer than any rollout phase. An exception on any rank ends that process: the agent reports it, the controller stops.
 
-Run as `python -m k15.runs.trainer_rank RUN_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK,
+Run as `python -m k15.runs.trainer_rank RUN_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK, K15_DEVICE,
 K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
 """
 
@@ -51,7 +51,7 @@ class Rank:
             parallel=self.cfg.parallel,
             algo=self.cfg.algo,
             dtype=self.cfg.model.dtype,
-            device=pick_device(self.cfg.cluster.device, int(os.environ["LOCAL_RANK"])),
+            device=pick_device(os.environ["K15_DEVICE"], int(os.environ["LOCAL_RANK"])),
             seed=self.cfg.seed,
             temperature=self.cfg.rollout.temperature,
         )
@@ -94,10 +94,10 @@ class Rank:
     def _slices(self) -> Iterator[Slice]:
         """What this rank exports: over all ranks of a node (no experts split), or of the job, each element once.
 
-        With experts split over data-parallel ranks, twins share only a part: then each shard has one owner in the job.
+        Experts are split over other ranks than the rest: where that makes a difference, each shard has one owner in the job.
         """
         trainer = self.trainer
-        if self.cfg.parallel.expert > 1:
+        if trainer.shape.experts and self.cfg.parallel.expert * self.cfg.parallel.tensor > 1:
             yield from trainer.hf_slices()
         elif self.first_twin_here:
             for name, tensor in trainer.named_parameters_local():
@@ -153,8 +153,7 @@ def serve(rank: Rank, token: str) -> None:
 def main() -> int:
     run_dir, model_dir = Path(sys.argv[1]), Path(sys.argv[2])
     rendezvous = Rendezvous(**json.loads(Path(os.environ["K15_RENDEZVOUS"]).read_text()))
-    cfg = from_yaml((run_dir / "config.yaml").read_text())
-    device = pick_device(cfg.cluster.device, int(os.environ["LOCAL_RANK"]))
+    device = pick_device(os.environ["K15_DEVICE"], int(os.environ["LOCAL_RANK"]))
     init_distributed(
         device,
         rank=int(os.environ["RANK"]),

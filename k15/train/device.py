@@ -48,7 +48,12 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("cluster.device is cuda, but torch sees no CUDA device. Use auto or cpu.")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer rank {local_rank} of this node has no CUDA device of its own: torch sees {torch.cuda.device_count()}. "
+            "Lower parallel.ranks_per_node or ask for more GPUs a node."
+        )
+    return torch.device("cuda", local_rank)
 
 
 def init_distributed(device: torch.device, rank: int, world: int, master: str | None, timeout_s: float = 1800.0) -> None:

@@ -52,13 +52,15 @@ def split_minibatches(groups: Sequence[int], count: int) -> list[list[int]]:
     """Sample indices of each of `count` mini-batches, whole groups in order of appearance; sizes differ by at most
     one group where groups are equal.
 
-    Raises ValueError if there are fewer groups than mini-batches.
+    With fewer groups than `count` (partial rollouts: few prompts may be complete) each group is a mini-batch.
+    Raises ValueError for a count below 1.
     """
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     order = list(members.values())
-    if count < 1 or count > len(order):
-        raise ValueError(f"algo.minibatches is {count}; it must be in 1..{len(order)} (prompt groups of the batch)")
+    if count < 1:
+        raise ValueError(f"algo.minibatches is {count}; it must be at least 1")
+    count = min(count, len(order))
     bounds = [len(order) * i // count for i in range(count + 1)]
     return [[i for group in order[a:b] for i in group] for a, b in pairwise(bounds)]

@@ -361,8 +361,6 @@ def _check_algo(algo: AlgoConfig, dtype: str, temperature: float) -> None:
         raise unknown_name("model.dtype", dtype, DTYPES)
     if algo.loss not in LOSSES:
         raise unknown_name("algo.loss", algo.loss, LOSSES)
-    if algo.kernels not in ("auto", "torch"):
-        raise unknown_name("algo.kernels", algo.kernels, ("auto", "torch"))
     for name, value in (("algo.tau", algo.tau), ("rollout.temperature", temperature)):
         if not value > 0:
             raise ConfigError(f"{name} is {value}; it must be > 0")
