@@ -112,7 +112,8 @@ class Sample:
     """One sequence as the trainer sees it: `tokens` = prompt + response.
 
     `loss_mask[t]` belongs to response token t (len = len(tokens) - prompt_len), 1 where it counts in the loss.
-    `weight` multiplies the sequence's loss; None means 1 / (number of samples in the mini-batch).
+    `weight` multiplies the sequence's loss; None means 1 / (number of samples in the mini-batch). `correct`: the verdict,
+    which the loss `rest` selects by; None where there is none.
     """
 
     tokens: tuple[int, ...]
@@ -122,6 +123,7 @@ class Sample:
     baseline: float = 0.0
     weight: float | None = None
     group: int = 0
+    correct: bool | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.prompt_len < len(self.tokens):

@@ -27,6 +27,7 @@ def build_batch(groups: Sequence[Group], scores: Sequence[Sequence[Score]], cfg:
                     reward=score.total,
                     baseline=baseline,
                     group=number,
+                    correct=score.correct,
                 )
             )
     return Batch(tuple(samples), version)

@@ -131,20 +131,21 @@ async def begin(loop: Loop) -> None:
     """First weights, first hand-off, the evaluation before RL, the first checkpoint."""
     loop.metrics.resume_at(0)
     loop.rollout_log.resume_at(0)
-    await first_weights(loop.cfg, loop.fleet, loop.tokenizer)
+    await first_weights(loop)
     handed = await loop.fleet.hand_off(0)
     start = await loop.evaluator.run()
     loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
     await loop.save()
 
 
-async def first_weights(cfg: RunConfig, fleet: Fleet, tokenizer: TextTokenizer) -> None:
+async def first_weights(loop: Loop) -> None:
     """The weights that RL starts from: the given folder's, or the tiny model after its warm-up."""
+    cfg, trainer = loop.cfg, loop.fleet.trainer
     if cfg.model.path is not None:
-        await fleet.trainer.call("init", source="hf")
+        await trainer.call("init", source="hf")
         return
-    await fleet.trainer.call("init", source="random")
-    await warm_up(fleet.trainer, tokenizer, cfg.warmup, cfg.seed, cfg.data.families)
+    await trainer.call("init", source="random")
+    await warm_up(trainer, loop.tokenizer, cfg.warmup, cfg.seed, cfg.data.families, loop.stop_requested)
 
 
 def canary(prompts: list[Prompt], tokenizer: TextTokenizer, limit: int) -> list[int]:

@@ -4,12 +4,14 @@ With steps only there is little for RL to find; with guesses, worked solutions a
 discover that reasoning pays (docs/decisions.md).
 """
 
+import asyncio
 import math
 
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
 from k15.data.tokenizer import TextTokenizer
 from k15.log import get_logger
+from k15.runs.loop import Interrupted
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
@@ -36,9 +38,9 @@ def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> lis
 
 
 async def warm_up(
-    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]
+    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str], stop: asyncio.Event
 ) -> dict[str, float]:
-    """Run `cfg.steps` supervised steps; returns the last losses. The examples are drawn from the training split only,
+    """Run `cfg.steps` supervised steps; returns the mean of the last losses. The examples are drawn from the training split only,
     and their order counts: practice comes first, the mixture of styles last."""
     examples = warmup_examples(
         cfg.steps * cfg.batch_size,
@@ -49,6 +51,8 @@ async def warm_up(
     )
     recent: list[float] = []
     for step in range(cfg.steps):
+        if stop.is_set():
+            raise Interrupted  # nothing to save yet: the requeued job starts anew
         batch = samples_of(examples[step * cfg.batch_size : (step + 1) * cfg.batch_size], tokenizer)
         result = await trainer.call("sft_step", samples=batch, lr=learning_rate(step, cfg))
         recent = [*recent[-19:], result["loss"]]

@@ -2,7 +2,7 @@
 
 Weights are those of the whole mini-batch over all data-parallel ranks, so that micro-batches and ranks simply add up:
     pmd   sum_s w_s / (2 tau) (r_s - b_s - tau D_s)^2,  w_s = 1/samples   report 2.3.2
-    rest  sum_s w_s [r_s > 0] NLL_s,                    w_s = 1/samples   baseline of 3.5: no negative gradient
+    rest  sum_s w_s [correct_s] NLL_s,                   w_s = 1/samples   baseline of 3.5: no negative gradient
     sft   sum_s w_s NLL_s,                              w_s = 1/tokens    mean over the tokens that count
 D_s and NLL_s are sums over the response tokens that the sample's loss mask selects.
 """
@@ -60,12 +60,17 @@ def response_logprobs(
 def used_samples(kind: str, samples: Sequence[Sample]) -> list[Sample]:
     """The samples of a mini-batch that its loss looks at, with the weights that they have in the whole of it.
 
-    rest: those with a positive reward, so that wrong ones cost no computation; may be empty.
+    rest: the correct ones (without a verdict: those with a positive reward), so that wrong ones cost no computation;
+    may be empty.
     """
     if kind != "rest":
         return list(samples)
     weights = sample_weights(kind, samples)
-    return [replace(s, weight=w) for s, w in zip(samples, weights, strict=True) if s.reward > 0]
+    return [replace(s, weight=w) for s, w in zip(samples, weights, strict=True) if _fits(s)]
+
+
+def _fits(sample: Sample) -> bool:
+    return sample.correct if sample.correct is not None else sample.reward > 0
 
 
 def sample_weights(kind: str, samples: Sequence[Sample]) -> list[float]:
