@@ -141,10 +141,24 @@ def _checked(n: int, split: str, families: Sequence[str] | None) -> tuple[str, .
         raise ConfigError(f"The number of arithmetic problems is {n}; it must be at least 1.")
     if split not in ("train", "eval"):
         raise unknown_name("split", split, ("train", "eval"))
+    return check_families(families)
+
+
+def check_families(families: Sequence[str] | None) -> tuple[str, ...]:
+    """The families to draw from: those named, or all. Raises ConfigError for an unknown one."""
     for family in families or ():
         if family not in _FAMILIES:
             raise unknown_name("data.families", family, FAMILIES)
     return tuple(families) if families else FAMILIES
+
+
+def check_mixture(guess_fraction: float, slip_fraction: float) -> None:
+    """Raises ConfigError where the warm-up's shares are negative or more than the whole."""
+    if min(guess_fraction, slip_fraction) < 0 or guess_fraction + slip_fraction > 1:
+        raise ConfigError(
+            f"warmup.guess_fraction {guess_fraction} and warmup.slip_fraction {slip_fraction} must be at least 0 and "
+            "sum to at most 1; the rest is worked in steps."
+        )
 
 
 def make_problems(n: int, seed: int, split: str = "train", families: Sequence[str] | None = None) -> list[Prompt]:
@@ -202,11 +216,7 @@ def warmup_examples(
 
     Problems may repeat (small families are small); held-out ones never appear.
     """
-    if min(guess_fraction, slip_fraction) < 0 or guess_fraction + slip_fraction > 1:
-        raise ConfigError(
-            f"warmup.guess_fraction {guess_fraction} and warmup.slip_fraction {slip_fraction} must be at least 0 and "
-            "sum to at most 1; the rest is worked in steps."
-        )
+    check_mixture(guess_fraction, slip_fraction)
     chosen = _checked(n, "train", families)
     rng = random.Random(f"k15 arithmetic warm-up {seed}")
     examples = []

@@ -25,7 +25,7 @@ class PromptSampler:
     """Seeded draws without replacement within a call. The same calls after `load_state_dict` give the same draws."""
 
     def __init__(self, prompts: Sequence[Prompt], cfg: SamplerConfig, seed: int = 0) -> None:
-        _check(cfg)
+        check_sampler(cfg)
         if not prompts:
             raise DataError("There is no prompt to sample from: the training set is empty.")
         self._prompts = list(prompts)
@@ -113,7 +113,8 @@ class PromptSampler:
                 self._successes[i], self._trials[i] = successes, trials
 
 
-def _check(cfg: SamplerConfig) -> None:
+def check_sampler(cfg: SamplerConfig) -> None:
+    """Raises ConfigError for an unknown kind, a prior that is none, or a decay outside 0..1."""
     if cfg.kind not in KINDS:
         raise unknown_name("sampler.kind", cfg.kind, KINDS)
     if not 0 <= cfg.prior_successes <= cfg.prior_trials:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from k15.log import get_logger
 from k15.reward.worker import receive, send
 
 Job = tuple[str, tuple]
@@ -51,8 +52,11 @@ class _Worker:
         send(self.socket, (*job, limit_s))
         self.fresh.discard(job[0])
 
-    def end(self) -> str:
-        """Kill the worker and what it started; returns how it had ended, if it had."""
+    def end(self, gone: bool = False) -> str:
+        """Kill the worker and what it started; returns how it had ended. `gone`: its socket is closed, so it is exiting."""
+        if gone:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a moment passes between the socket's end and the status
+                self._process.wait(1.0)
         code = self._process.poll()
         with contextlib.suppress(ProcessLookupError):  # the group has already gone
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -79,9 +83,7 @@ class WorkerPool:
         try:
             while waiting or busy:
                 while waiting and len(busy) < self._size:
-                    worker = self._idle.pop() if self._idle else _Worker()
-                    busy.append(worker)
-                    worker.give(*waiting.popleft(), self._timeout_s, self._start_s)
+                    busy.append(self._started(*waiting.popleft()))
                 for worker in self._ended(busy):
                     busy.remove(worker)
                     outcomes[worker.index] = self._outcome(worker)
@@ -90,6 +92,20 @@ class WorkerPool:
                 worker.end()
         assert all(o is not None for o in outcomes), "a job was lost"
         return outcomes  # type: ignore[return-value]
+
+    def _started(self, index: int, job: Job) -> _Worker:
+        """A worker that has the job: an idle one, or a fresh one where there is none or it died meanwhile."""
+        if self._idle:
+            worker = self._idle.pop()
+            try:
+                worker.give(index, job, self._timeout_s, self._start_s)
+                return worker
+            except OSError:  # it was killed while idle, by the OOM killer for one: no fault of this job
+                get_logger("reward").warning("an idle reward worker had died (%s); starting another", worker.end(gone=True))
+        worker = _Worker()
+        with contextlib.suppress(OSError):  # dead at once: its closed socket is read as the job's crash
+            worker.give(index, job, self._timeout_s, self._start_s)
+        return worker
 
     @staticmethod
     def _ended(busy: list[_Worker]) -> list[_Worker]:
@@ -108,7 +124,7 @@ class WorkerPool:
         try:
             ok, value = receive(worker.socket)  # type: ignore[misc]
         except (EOFError, ConnectionError):
-            return Outcome(False, reason=f"crash ({worker.end()})")
+            return Outcome(False, reason=f"crash ({worker.end(gone=True)})")
         self._idle.append(worker)
         return Outcome(True, value) if ok else Outcome(False, reason=str(value))
 

@@ -33,6 +33,11 @@ def check_domains(prompts: Iterable[Prompt]) -> None:
             )
 
 
+def check_rewards(cfg: RewardConfig) -> None:
+    """Raises ConfigError for all that `Rewards` refuses; a custom function is imported in a process of its own."""
+    Rewards(cfg).close()
+
+
 class Rewards:
     """Scores groups as `cfg` says. Owns worker processes: `close()` it, or use it in a `with`.
 
@@ -65,8 +70,8 @@ class Rewards:
         for i, (rollout, verdict) in enumerate(zip(group.rollouts, found, strict=True)):
             parts = {
                 "correct": self._cfg.correct * verdict.correct,
-                "length": weight * lam[i],
-                "repetition": repetition_reward(rollout, self._cfg.repetition_penalty),
+                "length": weight * lam[i] + 0.0,  # no -0.0 in the records
+                "repetition": repetition_reward(rollout, self._cfg.repetition_penalty) + 0.0,
             }
             reason = verdict.reason
             if reason.startswith("math-verify:"):

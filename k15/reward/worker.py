@@ -8,6 +8,7 @@ limit too.
 import asyncio
 import importlib
 import inspect
+import logging
 import math
 import pickle
 import resource
@@ -48,6 +49,7 @@ def verify(extracted: str, answer: str) -> bool:
     """Whether math-verify finds the two expressions equal. Both are read whole, as one boxed expression each."""
     import math_verify
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours is the pool's
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
     config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]

@@ -45,6 +45,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     if family not in FAMILIES:
         raise unknown_name("model_type of config.json", family, FAMILIES)
     _refuse(config, family)
+    _require(config, family)
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim")
     if head_dim is None:
@@ -76,6 +77,19 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         expert_intermediate=config["moe_intermediate_size"] if moe else 0,
         normalise_router=bool(config.get("norm_topk_prob", False)),
     )
+
+
+def _require(config: Mapping[str, Any], family: str) -> None:
+    """Sizes that have no default."""
+    needed = ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"]
+    if family == "qwen3_moe":
+        needed += ["num_experts_per_tok", "moe_intermediate_size"]
+        if config.get("num_experts") is None and config.get("num_local_experts") is None:
+            needed.append("num_experts")
+    for key in needed:
+        value = config.get(key)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key} of config.json is {value!r}; a {family} model needs a positive whole number there.")
 
 
 def _refuse(config: Mapping[str, Any], family: str) -> None:
@@ -115,7 +129,10 @@ def check_layout(shape: ModelShape, parallel: ParallelConfig, world: int) -> Non
     need(world % (tp * pp) == 0, f"{world} ranks do not divide by parallel.tensor x parallel.pipeline = {tp} x {pp}")
     for name, value in (("attention heads", shape.heads), ("key-value heads", shape.kv_heads)):
         need(value % tp == 0, f"parallel.tensor is {tp}; it must divide the model's {value} {name}")
-    need(shape.intermediate % tp == 0, f"parallel.tensor is {tp}; it must divide intermediate_size {shape.intermediate}")
+    need(
+        shape.intermediate % tp == 0,
+        f"parallel.tensor is {tp}; it must divide the model's intermediate_size {shape.intermediate}",
+    )
     need(shape.layers % pp == 0, f"parallel.pipeline is {pp}; it must divide the model's {shape.layers} layers")
     need(not parallel.sequence_parallel or tp > 1, "parallel.sequence_parallel needs parallel.tensor > 1; switch it off")
     if shape.experts == 0:

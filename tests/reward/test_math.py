@@ -1,5 +1,7 @@
 """Mathematics verdicts: exact ones against fractions and math-verify, hacks refused, and hostile inputs survived."""
 
+import os
+import signal
 import threading
 import time
 from fractions import Fraction
@@ -135,3 +137,16 @@ def test_verdicts_work_outside_the_main_thread() -> None:
 def test_templates_that_mark_nothing_are_refused(template: str) -> None:
     with pytest.raises(ConfigError, match=r"reward.template"):
         check_template(template)
+
+
+def test_a_worker_that_was_killed_while_idle_is_replaced(capfd, caplog) -> None:
+    with WorkerPool(workers=1, timeout_s=20.0) as pool:
+        assert pool.run([("verify", ("x+x", "2x"))])[0].value is True
+        assert "Timeout is disabled" not in capfd.readouterr().err, "math-verify's advice is not for the job's log"
+        (idle,) = pool._idle
+        os.kill(idle._process.pid, signal.SIGKILL)
+        idle._process.wait()
+        outcomes = pool.run([("verify", ("x", "2x")), ("verify", ("x+x", "2x"))])
+        assert [(o.ok, o.value) for o in outcomes] == [(True, False), (True, True)]
+        assert "killed by signal SIGKILL" in caplog.text
+        assert idle not in pool._idle and len(pool._idle) == 1

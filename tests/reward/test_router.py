@@ -1,6 +1,7 @@
 """Routing: parts and totals of a group, custom rewards isolated, and settings refused at the start."""
 
 import logging
+import math
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_parts_weights_and_warm_up() -> None:
         {"correct": 0.0, "length": 0.0, "repetition": -0.3},
         {"correct": 0.0, "length": 0.0, "repetition": 0.0},
     ]
+    assert all(math.copysign(1, s.parts["length"]) == 1 for s in early), "-0.0 would be written to the records"
     assert [s.parts["length"] for s in late] == [0.25, 0.0, -0.25, 0.0]
     assert late[2].total == pytest.approx(-0.55) and late[3].reason == "no answer"
     assert not rewards.failures
