@@ -56,7 +56,7 @@ def run_logged(argv: list[str], env: dict[str, str], log: Path, timeout_s: float
 
 
 def base_model(cache: Path, work: Work) -> Path:
-    """A Hugging Face folder of the default experiment's model after its supervised warm-up, made once by k15 and kept in `cache`."""
+    """A Hugging Face folder of the default experiment's model after its warm-up, made once by k15 and kept in `cache`."""
     shape, warmup = asdict(TinyModelConfig()), asdict(WarmupConfig())
     recipe = {**shape, **warmup, "seed": work.seed, "alphabet": ALPHABET}
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
