@@ -1,10 +1,12 @@
 """`k15 <command>`: one word picks what runs. Heavy modules are imported by the command that needs them."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from k15.errors import ConfigError, K15Error, unknown_name
+from k15.launch.local import adopt
 
 HYDRA = {"rl": "k15.runs.rl"}
 PLAIN = {
@@ -13,6 +15,8 @@ PLAIN = {
     "doctor": "k15.launch.doctor",
     "report": "k15.eval.report",
 }
+SLURM = ("launch", "status", "doctor")  # these ask Slurm
+MULTIRUN = {"-m", "--multirun"}
 USAGE = """usage: k15 COMMAND [words]
 
   rl       train by reinforcement learning          k15 rl algo.tau=0.1
@@ -31,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if words else 2
     command, rest = words[0], words[1:]
+    asks = bool({"-h", "--help"} & set(rest))
     try:
         if command in HYDRA:
             return run_hydra(command, rest)
-        if command == "launch" and rest and rest[0] in HYDRA:
-            check_points([w for w in rest[1:] if not w.startswith("-")], multirun=False, submitted=True)
+        if command == "launch" and rest and rest[0] in HYDRA and not asks:
+            check_points(_settings([w for w in rest[1:] if not w.startswith("-")]), multirun=False, submitted=True)
+        if command in SLURM and not asks:
+            adopt()
         if command in PLAIN:
             return import_module(PLAIN[command]).main(rest)
         raise unknown_name("the command", command, [*HYDRA, *PLAIN])
@@ -45,13 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_hydra(command: str, words: list[str]) -> int:
-    """Check every point that the words describe, then hand over to Hydra."""
-    overrides = [w for w in words if not w.startswith("-")]
-    if len(overrides) == len(words) or any(w in ("-m", "--multirun") for w in words):
-        multirun = len(overrides) != len(words)
-        check_points(overrides, multirun=multirun, submitted=multirun)
+    """Check every point that the words describe, then hand over to Hydra. Flags that only ask are for Hydra alone."""
+    flags = {w for w in words if w.startswith("-")}
+    if flags <= {*MULTIRUN, "-r", "--run"}:
+        multirun = bool(flags & MULTIRUN)
+        check_points(_settings([w for w in words if w not in flags]), multirun=multirun, submitted=multirun)
+        if multirun:  # its launcher may be submitit's
+            adopt()
     sys.argv = [f"k15 {command}", *words]
-    code = import_module(HYDRA[command]).main()
+    try:
+        code = import_module(HYDRA[command]).main()
+    except ValueError as error:  # of Hydra's own command line; those of the run end in `main`
+        if "HYDRA_FULL_ERROR" in os.environ:
+            raise
+        raise ConfigError(str(error).splitlines()[0]) from error
     return code if isinstance(code, int) else 0
 
 
@@ -60,26 +74,45 @@ def check_points(overrides: list[str], *, multirun: bool, submitted: bool) -> No
 
     `submitted`: the job will have `cluster.nodes` nodes; else it runs where we are. Raises ConfigError and DataError.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     from k15.config.compose import compose_run
     from k15.node.rendezvous import JobIdentity
     from k15.runs.prepare import preflight
 
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
-    points = [own]
-    if multirun:
-        try:
-            parsed = OverridesParser.create().parse_overrides(own)
-        except HydraException as error:
-            raise ConfigError(str(error).splitlines()[0]) from error
-        points = [list(p) for p in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+    sampled = any(o.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for o in overrides)
     nodes = JobIdentity.from_environment().node_count
-    for point in points:
+    for point in _points(own, sampled) if multirun else [own]:
         cfg = compose_run(point)
+        if cfg.cluster.kind == "slurm" and not submitted and not cfg.dry_run and "SLURM_JOB_ID" not in os.environ:
+            raise ConfigError(
+                "cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch rl ...` or "
+                "`sbatch slurm/rl.sbatch ...`, or run on this machine with cluster=local."
+            )
         preflight(cfg, nodes=cfg.cluster.nodes if submitted else nodes)
+
+
+def _points(overrides: list[str], sampled: bool) -> list[list[str]]:
+    """The settings of each point of a sweep. `sampled`: a sweeper of the user chooses values, not the settings alone."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if not sampled and not any(o.is_sweep_override() for o in parsed):
+            raise ConfigError(
+                "--multirun needs a setting with several values, for example algo.tau=0.03,0.1. "
+                "One run is started without --multirun, or submitted with `k15 launch rl`."
+            )
+        return [list(p) for p in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+    except HydraException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _settings(words: list[str]) -> list[str]:
+    from k15.config.compose import settings
+
+    return settings(words)
 
 
 if __name__ == "__main__":

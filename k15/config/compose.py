@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -19,10 +20,21 @@ ConfigStore.instance().store(name="schema", node=RunConfig)
 
 def typed(cfg: DictConfig) -> RunConfig:
     """The dataclass behind a composed config. Raises ConfigError."""
+    _refuse_added(cfg, RunConfig)
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _refuse_added(cfg: DictConfig, kind: type, prefix: str = "") -> None:
+    """`+name=1` adds a key that the dataclass would drop silently. Raises ConfigError."""
+    table = {f.name: f for f in fields(kind)}
+    for key in map(str, cfg):
+        if key not in table:
+            raise _unknown_key(prefix + key, key, list(table))
+        if is_dataclass(table[key].type) and isinstance(cfg[key], DictConfig):
+            _refuse_added(cfg[key], table[key].type, f"{prefix}{key}.")
 
 
 def compose_run(overrides: Sequence[str], config_name: str = "rl") -> RunConfig:
@@ -35,6 +47,14 @@ def compose_run(overrides: Sequence[str], config_name: str = "rl") -> RunConfig:
             raise _explain(error, overrides) from error
 
 
+def settings(words: Sequence[str]) -> list[str]:
+    """`words`, if each of them is an override (`name=value`, `+name=value`, `~name`). Raises ConfigError."""
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word!r} is not a setting: settings are written name=value, for example algo.tau=0.1.")
+    return list(words)
+
+
 def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
@@ -42,15 +62,44 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         parent, leaf = _walk(key)
-        if parent is not None and leaf is not None and unknown:
-            return unknown_name(f"{key}: the key", leaf, [f.name for f in fields(parent)])
-    group = re.search(r"Could not find '([^']+)'", text)
+        if parent is not None and leaf is not None and unknown and not key.startswith("hydra"):
+            return _unknown_key(key, leaf, [f.name for f in fields(parent)])
+    swept = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if swept:
+        return ConfigError(f"{swept[1]}: a list of values needs --multirun, as in k15 rl --multirun {swept[1]}")
+    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
     if group and options:
-        return unknown_name("the config group choice", group.group(1).split("/")[-1], options.group(1).split())
+        return unknown_name(f"{group[1]}={group[2]}: the config group choice", group[2], options.group(1).split())
     cause = error.__cause__
     detail = str(cause).splitlines()[0] if cause is not None else ""
     return ConfigError(f"{text.splitlines()[0]} {detail}".strip())
+
+
+def _unknown_key(key: str, leaf: str, siblings: Sequence[str]) -> ConfigError:
+    """The nearest setting: one that ends in `key`, one of the same name elsewhere, a near sibling, a near name elsewhere."""
+    last, names = key.split(".")[-1], _names(RunConfig)
+    by_last: dict[str, list[str]] = {}
+    for name in names:
+        by_last.setdefault(name.split(".")[-1], []).append(name)
+    near = get_close_matches(last, by_last, n=1)
+    hints = (
+        [n for n in names if n.endswith(f".{key}")]
+        or by_last.get(last, [])
+        or get_close_matches(leaf, siblings, n=1)
+        or (by_last[near[0]] if near else [])
+    )
+    hint = f" Did you mean {' or '.join(map(repr, hints))}?" if hints else ""
+    return ConfigError(f"{key}: the key is {leaf!r}, which is not known.{hint} Allowed: {', '.join(sorted(siblings))}.")
+
+
+def _names(kind: type, prefix: str = "") -> list[str]:
+    """The dotted names of all settings below a dataclass."""
+    found = []
+    for f in fields(kind):
+        nested = isinstance(f.type, type) and is_dataclass(f.type)
+        found += _names(f.type, f"{prefix}{f.name}.") if nested else [prefix + f.name]
+    return found
 
 
 def _walk(key: str) -> tuple[type | None, str | None]:

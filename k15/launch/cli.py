@@ -3,15 +3,25 @@
 from collections.abc import Sequence
 
 from k15.config.check import check
-from k15.config.compose import compose_run
+from k15.config.compose import compose_run, settings
 from k15.errors import ConfigError, unknown_name
 from k15.launch.submit import dry_run, submit
 
 COMMANDS = ("rl",)
+USAGE = """usage: k15 launch COMMAND [name=value ...] [--dry-run]
+
+Checks the settings, then submits COMMAND (rl) as a job, to Slurm where one answers, else to this machine.
+cluster.* holds the job's options: cluster.nodes=2 cluster.gpus_per_node=8 cluster.partition=gpu cluster.time_min=60
+
+  --dry-run   print the batch script instead of submitting it
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the job's id, or with --dry-run the script. Raises ConfigError before anything is submitted."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return 0
     words = [w for w in argv if w != "--dry-run"]
     if not words:
         raise ConfigError("launch needs a command, for example: k15 launch rl cluster.nodes=2 algo.tau=0.1 [--dry-run]")
@@ -21,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     options = [w for w in overrides if w.startswith("-")]
     if options:
         raise ConfigError(f"launch knows the option --dry-run, but not {options[0]}; settings are written name=value.")
-    cfg = compose_run(overrides)
+    cfg = compose_run(settings(overrides))
     check(cfg, nodes=cfg.cluster.nodes)
     if len(words) < len(argv):
         print(dry_run(cfg, command, overrides))

@@ -14,6 +14,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from k15.errors import ConfigError
+
+USAGE = """usage: k15 doctor
+
+Says what this machine has (Slurm, GPUs, packages, etcd, sandboxes) and what each missing part costs.
+Exit code 1 if something that `k15 rl` needs is missing.
+"""
 SHM_NEEDED_BYTES = 1 << 30
 LIBRARY_FOLDERS = (
     "/usr/lib",
@@ -171,7 +178,12 @@ def _library(pattern: str) -> str | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the findings; 1 if something required is missing."""
+    """Prints the findings; 1 if something required is missing. Raises ConfigError for any word but --help."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return 0
+    if argv:
+        raise ConfigError(f"doctor takes no words, but got {argv[0]!r}.")
     lines = doctor()
     width = max(len(line.name) for line in lines)
     for line in lines:

@@ -1,4 +1,4 @@
-"""`k15 status [RUN_DIR | JOB]`: queue state, iteration, last metrics and log of one run, or of all runs in runs/."""
+"""`k15 status [RUN_DIR | JOB]`: state, iteration, last metrics and log of one run, or of all in runs/ and multirun/."""
 
 import json
 import re
@@ -10,17 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.config.compose import from_yaml
-from k15.errors import DataError
+from k15.errors import ConfigError, DataError
 from k15.log import read_metrics
 
 RUNS = Path("runs")
+SWEEPS = Path("multirun")  # of Hydra: multirun/<time>/<point>
 MARKS = ("config.yaml", "metrics.jsonl", "job.json")
 SHOWN = ("reward_mean", "accuracy", "response_length_mean", "eval_greedy_accuracy")
+QUEUED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING", "STAGE_OUT"}
+USAGE = """usage: k15 status [RUN_DIR | JOB ...]
+
+No word: a line for each run in runs/ and multirun/. With run folders, names of runs in runs/, or job ids: each in full.
+The log that is named can be followed with tail -f.
+"""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run. `state` is Slurm's word for the job, or why there is none; `metrics` is the last line (all numbers)."""
+    """One run. `state`: Slurm's word for a job that it has, else what the run folder shows; `metrics`: the last line.
+
+    `log`: a file that can be followed; None while there is none.
+    """
 
     run: Path | None
     job: str | None
@@ -41,8 +51,8 @@ def status(target: str | Path) -> Status:
             if job_of(folder)[0] == str(target):
                 return of_run(folder)
         fields = slurm_job(str(target))
-        if fields is not None:
-            return Status(None, str(target), queue_state(fields), log=log_of(fields))
+        if fields:
+            return Status(None, str(target), queue_state(fields), log=log_file(RUNS / "slurm", str(target), {}, fields))
     raise DataError(
         f"{target} is neither a run folder (with {', '.join(MARKS)}), nor a run in {RUNS}/, nor a job that Slurm knows."
     )
@@ -51,20 +61,70 @@ def status(target: str | Path) -> Status:
 def of_run(folder: Path) -> Status:
     """The status of a run folder."""
     job, record = job_of(folder)
-    fields = slurm_job(job) if job is not None and record.get("kind", "slurm") == "slurm" else None
-    log = log_of(fields) if fields is not None else Path(str(record["log"])) if "log" in record else None
+    in_slurm = job is not None and record.get("kind", "slurm") == "slurm"
+    fields = slurm_job(job) if in_slurm else {}
     rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
     last = rows[-1] if rows else {}
     config = folder / "config.yaml"
+    iteration = int(last["iteration"]) if rows else None
+    iterations = from_yaml(config.read_text()).algo.iterations if config.is_file() else None
     return Status(
         run=folder,
         job=job,
-        state=local_state(job, folder) if record.get("kind") == "local" else queue_state(fields),
-        iteration=int(last["iteration"]) if rows else None,
-        iterations=from_yaml(config.read_text()).algo.iterations if config.is_file() else None,
+        state=state_of(folder, fields, finished=iteration is not None and iteration == iterations),
+        iteration=iteration,
+        iterations=iterations,
         metrics=last,
-        log=log if log is not None else folder / "logs",
+        log=log_file(folder, job, record, fields),
     )
+
+
+def state_of(folder: Path, fields: Mapping[str, str] | None, *, finished: bool) -> str:
+    """`fields`: what Slurm says of the job, {} if it has none, None if no Slurm answers."""
+    if fields and fields["JobState"] in QUEUED:
+        return queue_state(fields)
+    if finished:
+        return "finished"
+    process = local_process(folder)
+    if process is not None:
+        return f"running here (process {process})"
+    if fields:
+        return queue_state(fields)
+    if fields is None and any(folder.glob(".job-*-*.json")):  # a job removes it when it ends
+        return "no Slurm answers; not ended in order"
+    return "ended early"
+
+
+def local_process(folder: Path) -> str | None:
+    """The process of a run outside Slurm: `k15 rl` itself, or the one by which submitit's local executor controls it."""
+    found = [m[1] for p in folder.glob(".job-*.json") if (m := re.fullmatch(r"\.job-local-(\d+)-\d+\.json", p.name))]
+    if (folder / "job.json").is_file():
+        record = json.loads((folder / "job.json").read_text())
+        found += [str(record["job_id"])] if record.get("kind") == "local" else []
+    for process in found:
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes()
+        except FileNotFoundError:
+            continue
+        if b"k15" in words or b"submitit" in words:  # a killed run leaves its file, and numbers come again
+            return process
+    return None
+
+
+def log_file(folder: Path, job: str | None, record: Mapping[str, object], fields: Mapping[str, str] | None) -> Path | None:
+    """The job's output (of sbatch, then of submitit), else the newest file below logs/."""
+    found = [Path(fields["StdOut"])] if fields and fields.get("StdOut") else []
+    if job is not None:
+        found += sorted({*(RUNS / "slurm").glob(f"*-{job}.out"), *(folder.parent / "slurm").glob(f"*-{job}.out")})
+        found += [Path(str(record["log"]))] if "log" in record else []
+        found += sorted([*(folder / "logs" / "launch").glob(f"{job}_*log.out"), *_submitit(folder).rglob(f"{job}_*log.out")])
+    newest = sorted((p for p in (folder / "logs").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime, reverse=True)
+    return next((p for p in [*found, *newest] if p.is_file()), None)
+
+
+def _submitit(point: Path) -> Path:
+    """Where Hydra's launcher keeps the logs of a sweep."""
+    return point.parent / ".submitit"
 
 
 def is_run(folder: Path) -> bool:
@@ -72,8 +132,8 @@ def is_run(folder: Path) -> bool:
 
 
 def all_runs() -> list[Path]:
-    """The run folders in runs/ (and those of a sweep's points, one level down), newest last."""
-    found = [p for pattern in ("*", "*/*") for p in RUNS.glob(pattern) if p.is_dir() and is_run(p)]
+    """The run folders in runs/ and multirun/ (those of a sweep's points one level down), newest last."""
+    found = [p for f in (RUNS, SWEEPS) for pattern in ("*", "*/*") for p in f.glob(pattern) if p.is_dir() and is_run(p)]
     return sorted(found, key=lambda p: p.stat().st_mtime)
 
 
@@ -85,6 +145,8 @@ def job_of(folder: Path) -> tuple[str | None, dict[str, object]]:
         return str(record["job_id"]), record
     running = sorted(folder.glob(".job-*-*.json"), key=lambda p: p.stat().st_mtime)
     named = re.fullmatch(r"\.job-(\d+(?:_\d+)?)-\d+\.json", running[-1].name) if running else None
+    if running and named is None:
+        return None, record  # a run outside Slurm
     if named is None:
         named = re.search(r"-(\d{1,10}(?:_\d+)?)$", folder.name)
         if re.search(r"-\d{8}-\d{6}$", folder.name):  # a time of day: a run outside Slurm
@@ -93,39 +155,26 @@ def job_of(folder: Path) -> tuple[str | None, dict[str, object]]:
 
 
 def slurm_job(job: str) -> dict[str, str] | None:
-    """`scontrol show job` as a dict; None if Slurm is not here or knows the job no more."""
+    """`scontrol show job` as a dict; {} if Slurm does not have the job (any more), None if no Slurm answers."""
     if shutil.which("scontrol") is None:
         return None
     try:
         done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=15)
     except subprocess.TimeoutExpired:
         return None
-    return dict(re.findall(r"(\w+)=(\S*)", done.stdout)) if done.returncode == 0 else None
+    if done.returncode:
+        return {} if "Invalid job id" in done.stderr else None
+    return dict(re.findall(r"(\w+)=(\S*)", done.stdout))
 
 
-def queue_state(fields: Mapping[str, str] | None) -> str:
+def queue_state(fields: Mapping[str, str]) -> str:
     """For example `RUNNING 0:12:31 n[1-2]`, `PENDING (Resources)`, `FAILED (exit 1:0)`."""
-    if fields is None:
-        return "not in the queue"
     state = fields["JobState"]
     if state == "RUNNING":
         return f"{state} {fields['RunTime']} {fields.get('NodeList', '')}".strip()
     if state == "PENDING":
         return f"{state} ({fields.get('Reason', 'None')})"
     return state if fields.get("ExitCode", "0:0") == "0:0" else f"{state} (exit {fields['ExitCode']})"
-
-
-def log_of(fields: Mapping[str, str]) -> Path | None:
-    return Path(fields["StdOut"]) if fields.get("StdOut") else None
-
-
-def local_state(job: str | None, folder: Path) -> str:
-    """A job of submitit's local executor is the process that controls it."""
-    try:
-        words = Path(f"/proc/{job}/cmdline").read_bytes()
-    except FileNotFoundError:
-        words = b""
-    return f"RUNNING (process {job})" if b"submitit" in words else "ended"
 
 
 def details(one: Status) -> str:
@@ -149,7 +198,16 @@ def table(all_of_them: Sequence[Status]) -> str:
         done = "-" if one.iteration is None else str(one.iteration)
         total = "" if one.iterations is None else f"/{one.iterations}"
         shown = [number(one.metrics[n]) if n in one.metrics else "-" for n in names]
-        rows.append([str(one.run), one.job if one.job is not None else "-", one.state, done + total, *shown, str(one.log)])
+        rows.append(
+            [
+                str(one.run),
+                one.job if one.job is not None else "-",
+                one.state,
+                done + total,
+                *shown,
+                str(one.log) if one.log is not None else "-",
+            ]
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
@@ -160,11 +218,17 @@ def number(value: object) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """With no word: all runs in runs/. With words: each of them in full."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return 0
+    options = [w for w in argv if w.startswith("-")]
+    if options:
+        raise ConfigError(f"status has no option {options[0]}; it takes run folders, names of runs and job ids.")
     if argv:
         print("\n\n".join(details(status(target)) for target in argv))
         return 0
     found = [of_run(folder) for folder in all_runs()]
-    print(table(found) if found else f"no runs in {RUNS.absolute()}")
+    print(table(found) if found else f"no runs in {RUNS.absolute()} or {SWEEPS.absolute()}")
     return 0
 
 

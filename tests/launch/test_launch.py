@@ -11,8 +11,8 @@ import pytest
 from k15.config.schema import ClusterConfig, RunConfig
 from k15.errors import ConfigError, DataError
 from k15.launch import cli
+from k15.launch.status import all_runs, of_run, status
 from k15.launch.status import main as status_main
-from k15.launch.status import status
 from k15.launch.submit import submit
 
 PROGRAMS = {
@@ -70,7 +70,7 @@ def test_status_finds_runs_by_folder_name_and_job(
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"iteration": 3, "accu')
     for target in ("4711", "mine-4711", run):
         one = status(target)
-        assert (one.job, one.iteration, one.iterations, one.state) == ("4711", 2, 30, "not in the queue")
+        assert (one.job, one.iteration, one.iterations, one.state) == ("4711", 2, 30, "ended early")
         assert one.metrics["accuracy"] == 0.2
     assert status_main([]) == 0
     header, row = capsys.readouterr().out.splitlines()
@@ -78,6 +78,71 @@ def test_status_finds_runs_by_folder_name_and_job(
     assert row.split()[-3:-1] == ["2/30", "0.2"]
     with pytest.raises(DataError, match="neither a run folder"):
         status("4712")
+
+
+def _point(folder: Path, iteration: int, rendezvous: str | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("algo: {iterations: 3}\n")
+    (folder / "metrics.jsonl").write_text(json.dumps({"iteration": iteration}) + "\n")
+    if rendezvous is not None:
+        (folder / rendezvous).write_text("{}")
+    return folder
+
+
+def test_status_says_how_a_run_outside_the_queue_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "k15"])
+    try:
+        _point(tmp_path / "runs" / "done-7", 3)
+        _point(tmp_path / "runs" / "here-7", 2, f".job-local-{sleeper.pid}-0.json")
+        _point(tmp_path / "runs" / "killed", 2, ".job-local-999999999-0.json")
+        _point(tmp_path / "runs" / "apart", 2, ".job-12-0.json")
+        _point(tmp_path / "multirun" / "today" / "0", 2)
+        states = {one.run.name: (one.job, one.state) for one in map(of_run, all_runs())}
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert states == {
+        "done-7": ("7", "finished"),
+        "here-7": (None, f"running here (process {sleeper.pid})"),
+        "killed": (None, "ended early"),
+        "apart": ("12", "no Slurm answers; not ended in order"),
+        "0": (None, "ended early"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("show", "finished", "state"),
+    [
+        ("echo JobId=9 JobState=RUNNING RunTime=0:01 NodeList=n1", True, "RUNNING 0:01 n1"),
+        ("echo JobId=9 JobState=TIMEOUT ExitCode=0:0", False, "TIMEOUT"),
+        ("echo JobId=9 JobState=COMPLETED ExitCode=0:0", True, "finished"),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False, "ended early"),
+    ],
+)
+def test_status_prefers_the_queue(show: str, finished: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{show}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    assert of_run(_point(tmp_path / "run-9", 3 if finished else 2)).state == state
+
+
+def test_status_names_a_log_that_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = _point(Path("runs/mine-9"), 2)
+    assert of_run(run).log is None
+    better = ["runs/mine-9/logs/engine.log", "runs/mine-9/logs/launch/9_0_log.out", "runs/slurm/k15-rl-9.out"]
+    for path in map(Path, better):  # each wins over those before it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert of_run(run).log == path
+    point = _point(Path("multirun/now/0"), 1, ".job-12_0-0.json")
+    log = Path("multirun/now/.submitit/12_0/12_0_0_log.out")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    assert of_run(point).log == log
 
 
 @pytest.mark.parametrize(

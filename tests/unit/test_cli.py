@@ -1,0 +1,100 @@
+"""The words after `k15`: what is a setting, what is for Hydra, and one line for each wrong word."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from k15.cli import main
+from k15.launch.local import adopt
+
+HINTS = {
+    "experiment=arithmetik": ["experiment=arithmetik", "Did you mean 'arithmetic'?"],
+    "model=qwen": ["model=qwen", "Allowed: hf, tiny"],
+    "iterations=2": ["Did you mean 'algo.iterations'?"],
+    "tempereture=2": ["Did you mean 'rollout.temperature'?"],
+    "algo.temperature=2": ["Did you mean 'rollout.temperature'?"],
+    "length.weight=1": ["Did you mean 'reward.length.weight'?"],
+    "kind=slurm": ["'data.kind'", "'cluster.kind'"],
+    "+algo.foo=1": ["algo.foo", "Allowed: baseline"],
+    "+foo=1": ["foo", "Allowed: algo"],
+    "algo.tau=0.03,0.1": ["algo.tau=0.03,0.1: a list of values needs --multirun"],
+    "rl.yaml": ["'rl.yaml'", "name=value"],
+    "cluster=slurm": ["k15 launch rl", "sbatch slurm/rl.sbatch"],
+    "-m algo.tau=0.1": ["several values"],
+    "-m": ["several values"],
+    "-m algo.tau=0.1,0.2 job": ["'job'", "name=value"],
+    "-m experiment=x,arithmetic": ["experiment=x", "Allowed: arithmetic"],
+    "-m algo.tau=0.03,0.1 --cfg job": ["Only one of", "--multirun, --cfg"],
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, no Slurm, and nothing that says that this is a job."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["k15"])
+    for name in [n for n in os.environ if n.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("words", HINTS)
+def test_each_wrong_word_is_one_line(words: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert main(["rl", *words.split()]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1, said
+    assert all(hint in said.err for hint in HINTS[words]), said.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["launch", "rl", "foo"], ["launch", "rl", "--fast"], ["doctor", "foo"], ["status", "--all"]])
+def test_plain_commands_refuse_words_that_they_do_not_know(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(words) == 2
+    assert words[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["launch"], ["launch", "rl"], ["status"], ["doctor"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_a_usage_text(words: list[str], flag: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*words, flag]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"usage: k15 {words[0]}") and not said.err
+
+
+def test_flags_that_ask_are_answered_by_hydra(capsys: pytest.CaptureFixture) -> None:
+    assert main(["rl", "algo.tau=-3", "--cfg", "job"]) == 0
+    assert "tau: -3" in capsys.readouterr().out
+
+
+def test_slurm_settings_are_checked_outside_a_job_with_dry_run(capsys: pytest.CaptureFixture) -> None:
+    assert main(["rl", "cluster=slurm", "dry_run=true"]) == 0
+    assert "kind: slurm" in capsys.readouterr().out
+
+
+SINFO = '#!/bin/sh\n[ "$SLURM_CONF" = "{answers}" ]\n'
+
+
+@pytest.mark.parametrize("case", ["found", "set already", "another answers", "none answers", "link", "no sinfo"])
+def test_a_cluster_in_a_box_is_used_only_if_it_alone_answers(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    conf = tmp_path / "box" / "slurm.conf"
+    conf.parent.mkdir()
+    conf.write_text("")
+    if case == "link":
+        conf.rename(tmp_path / "other.conf")
+        conf.symlink_to(tmp_path / "other.conf")
+    monkeypatch.setenv("K15_LOCAL_SLURM_DIR", str(conf.parent))
+    if case == "set already":
+        monkeypatch.setenv("SLURM_CONF", "/mine")
+    if case != "no sinfo":
+        program = tmp_path / "sinfo"
+        program.write_text(SINFO.format(answers={"another answers": "", "none answers": "never"}.get(case, conf)))
+        program.chmod(0o755)
+    environment = dict(os.environ)
+    monkeypatch.setattr(os, "environ", environment)  # adopt() writes to it
+    before = environment.get("SLURM_CONF")
+    assert adopt() == (conf if case == "found" else None)
+    assert environment.get("SLURM_CONF") == (str(conf) if case == "found" else before)
+    assert capsys.readouterr().err.count(f"export SLURM_CONF={conf}") == (case == "found")
