@@ -4,6 +4,7 @@ Each rule raises ConfigError with the value, the rule and the remedy. `check(cfg
 config.json (read or made), since many rules need the model's shape.
 """
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "rollout.update": ("in_place", "restart"),
     "cluster.kind": ("auto", "slurm", "local"),
     "cluster.device": ("auto", "cpu", "cuda"),
-    "model.dtype": ("float32", "bfloat16", "float16"),
+    "model.dtype": ("float32", "bfloat16"),
 }
 POSITIVE = (
     "algo.tau", "algo.iterations", "algo.prompts_per_iteration", "algo.samples_per_prompt", "algo.minibatches",
@@ -30,7 +31,16 @@ POSITIVE = (
     "rollout.budget_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
     "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
     "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
-    "eval.size", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s",
+    "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s",
+    "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
+    "cluster.cpus_per_task", "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
+    "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
+)  # fmt: skip
+POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
+POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the tiny model's only
+NOT_NEGATIVE = (
+    "seed", "algo.weight_decay", "algo.clip_grad", "rollout.max_retries", "reward.repetition_penalty", "reward.length.weight",
+    "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "warmup.min_lr",
 )  # fmt: skip
 FRACTIONS = (
     "rollout.top_p",
@@ -38,7 +48,9 @@ FRACTIONS = (
     "data.eval_fraction",
     "warmup.guess_fraction",
     "warmup.slip_fraction",
+    "rollout.gpu_memory_utilization",
 )
+BELOW_ONE = ("algo.beta1", "algo.beta2")
 
 
 def get(cfg: RunConfig, key: str) -> object:
@@ -103,10 +115,19 @@ def _check_values(cfg: RunConfig) -> None:
     for key, allowed in CHOICES.items():
         if get(cfg, key) not in allowed:
             raise unknown_name(key, get(cfg, key), allowed)
-    for key in POSITIVE:
+    positive = [*POSITIVE, *(k for k in POSITIVE_OR_NULL if get(cfg, k) is not None)]
+    for key in [*positive, *(POSITIVE_IN_WARMUP if cfg.model.path is None else ())]:
         value = get(cfg, key)
         if not (value > 0 and math.isfinite(value)):  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it must be greater than 0. Give {key}=<a positive number>.")
+    for key in NOT_NEGATIVE:
+        value = get(cfg, key)
+        if not (value >= 0 and math.isfinite(value)):  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it must be at least 0. Give {key}=0 or more.")
+    for key in BELOW_ONE:
+        value = get(cfg, key)
+        if not 0 <= value < 1:  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it is a decay: give a number from 0 to below 1.")
     for key in FRACTIONS:
         value = get(cfg, key)
         if not 0 <= value <= 1:  # type: ignore[operator]
@@ -175,6 +196,11 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
         for key, path in (("data.path", d.path), ("data.eval_path", d.eval_path)):
             if path is not None and not Path(path).is_file():
                 raise ConfigError(f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file.")
+        if d.eval_path is None and not 0 < d.eval_fraction < 1:
+            raise ConfigError(
+                f"data.eval_fraction is {d.eval_fraction:g}, which leaves no {'held-out' if not d.eval_fraction else 'training'} "
+                "prompt of data.path. Give a fraction between 0 and 1, or the held-out prompts as data.eval_path=<file.jsonl>."
+            )
     if cfg.model.path is None and d.kind != "arithmetic":
         raise ConfigError(
             f"data.kind={d.kind} needs a model that can read it: the tiny model knows generated arithmetic only. "
@@ -188,8 +214,61 @@ def _custom_reward_is_named(cfg: RunConfig, _: Mapping) -> None:
         raise ConfigError(f"reward.custom is {name!r}; the form is package.module:function.")
 
 
+def _log_is_installed(cfg: RunConfig, _: Mapping) -> None:
+    for key, wanted, package, off in (
+        ("log.wandb_project", cfg.log.wandb_project is not None, "wandb", "null"),
+        ("log.tensorboard", cfg.log.tensorboard, "tensorboard", "false"),
+    ):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{key} is {get(cfg, key)!r}, but {package} is not installed. "
+                f"Install it (pip install {package}) or set {key}={off}."
+            )
+
+
+def _devices_suffice(cfg: RunConfig, _: Mapping) -> None:
+    """Trainer ranks have a GPU each, engines `tensor_parallel` each; the two take turns on them."""
+    gpus = cfg.cluster.gpus_per_node
+    if gpus is not None and gpus < 0:
+        raise ConfigError(f"cluster.gpus_per_node is {gpus}, but it must be at least 0. Give 0 or null for nodes without GPUs.")
+    if gpus == 0 and cfg.cluster.device == "cuda":
+        raise ConfigError(
+            "cluster.device is cuda, but cluster.gpus_per_node is 0. Give the GPUs of a node, or cluster.device=cpu."
+        )
+    if not gpus or cfg.cluster.device == "cpu":
+        return
+    ranks, engines, size = cfg.parallel.ranks_per_node, cfg.rollout.engines_per_node, cfg.rollout.tensor_parallel
+    if ranks > gpus:
+        raise ConfigError(
+            f"parallel.ranks_per_node={ranks} is over cluster.gpus_per_node={gpus}: each trainer rank needs a GPU of its own. "
+            f"Give at most {gpus}."
+        )
+    if engines * size > gpus:
+        raise ConfigError(
+            f"rollout.engines_per_node={engines} x rollout.tensor_parallel={size} = {engines * size} GPUs is over "
+            f"cluster.gpus_per_node={gpus}. Lower the number of engines or their size."
+        )
+
+
+def idle_devices(cfg: RunConfig) -> list[str]:
+    """A warning for each phase in which GPUs of a node have nothing to do."""
+    gpus = cfg.cluster.gpus_per_node
+    if not gpus or cfg.cluster.device == "cpu":
+        return []
+    found = []
+    for phase, used, remedy in (
+        ("training", cfg.parallel.ranks_per_node, "parallel.ranks_per_node"),
+        ("rollout", cfg.rollout.engines_per_node * cfg.rollout.tensor_parallel, "rollout.engines_per_node"),
+    ):
+        if used < gpus:
+            names = f"GPU {used}" if used == gpus - 1 else f"GPUs {used} to {gpus - 1}"
+            found.append(f"{names} of each node will be idle in {phase} (it uses {used} of {gpus}); raise {remedy}")
+    return found
+
+
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
     _baseline_needs_samples, _batch_divides, _context_holds_response, _repetition_is_sane, _data_exists, _custom_reward_is_named,
+    _log_is_installed, _devices_suffice,
 )  # fmt: skip
 
 

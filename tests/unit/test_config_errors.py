@@ -49,7 +49,105 @@ CASES = {
     "a fraction over 1": (["rollout.top_p=1.5"], ["rollout.top_p", "0 to 1"]),
     "context parallel": (["parallel.context=2"], ["parallel.context=2"]),
     "custom reward form": (["reward.custom=my_rewards.brevity"], ["package.module:function"]),
+    "half precision": (["model.dtype=float16"], ["float16", "bfloat16, float32"]),
+    "no sample in the evaluation": (["eval.samples=0"], ["eval.samples", "greater than 0"]),
+    "no warm-up step": (["warmup.steps=0"], ["warmup.steps", "greater than 0"]),
+    "an empty warm-up batch": (["warmup.batch_size=0"], ["warmup.batch_size", "greater than 0"]),
+    "retries": (["rollout.max_retries=-1"], ["rollout.max_retries", "at least 0"]),
+    "no time to answer": (["rollout.request_timeout_s=0"], ["rollout.request_timeout_s", "greater than 0"]),
+    "a penalty that pays": (["reward.repetition_penalty=-1"], ["reward.repetition_penalty", "at least 0"]),
+    "a length that pays": (["reward.length.weight=-1"], ["reward.length.weight", "at least 0"]),
+    "negative seed": (["seed=-1"], ["seed is -1", "at least 0"]),
+    "Adam's decay": (["algo.beta2=1"], ["algo.beta2", "below 1"]),
+    "no head": (["model.tiny.num_heads=0"], ["model.tiny.num_heads", "greater than 0"]),
+    "nothing held out": (["model.path={f}", "data=jsonl", "data.path={f}/config.json", "data.eval_fraction=0"],
+                         ["data.eval_fraction is 0", "held-out", "data.eval_path"]),
+    "all held out": (["model.path={f}", "data=jsonl", "data.path={f}/config.json", "data.eval_fraction=1"],
+                     ["data.eval_fraction is 1", "training"]),
+    "more ranks than GPUs": (["cluster.gpus_per_node=2", "parallel.ranks_per_node=4"], ["ranks_per_node=4", "gpus_per_node=2"]),
+    "more engines than GPUs": (["cluster.gpus_per_node=2", "rollout.engines_per_node=2", "rollout.tensor_parallel=2"],
+                               ["2 x rollout.tensor_parallel=2 = 4", "gpus_per_node=2"]),
+    "CUDA without GPUs": (["cluster.gpus_per_node=0", "cluster.device=cuda"], ["cluster.gpus_per_node is 0", "cluster.device=cpu"]),
 }  # fmt: skip
+
+PREFLIGHT_CASES = {  # rules that other rooms own
+    "sequence parallel alone": (["parallel.sequence_parallel=true"], ["parallel.sequence_parallel", "parallel.tensor > 1"]),
+    "tensor does not divide the intermediate size": (
+        ["parallel.tensor=2", "parallel.ranks_per_node=2", "model.tiny.intermediate_size=333"], ["parallel.tensor is 2", "333"]),
+    "a prior of more successes than trials": (["sampler.prior_successes=3"], ["sampler.prior_successes 3", "prior_trials 1"]),
+    "decay over 1": (["sampler.decay=2"], ["sampler.decay is 2", "from 0"]),
+    "template without a slot": (["reward.template=foo"], ["reward.template is 'foo'", "ANSWER"]),
+    "custom reward that is not there": (["reward.custom=no.such.module:f"], ["reward.custom=no.such.module:f", "No module named 'no'"]),
+    "unknown family": (["data.families=[foo]"], ["foo", "bracket, chain"]),
+    "more problems than a family has": (["data.families=[times]"], ["different train problems", "data.train_size"]),
+    "a mixture of more than all": (["warmup.guess_fraction=0.8", "warmup.slip_fraction=0.3"], ["warmup.guess_fraction", "at most 1"]),
+    "a response that leaves no room for the prompts": (["model.max_context_tokens=98", "rollout.max_response_tokens=96"], ["at most 2"]),
+    "heads that do not group": (["model.tiny.num_kv_heads=3"], ["num_kv_heads 3"]),
+    "too few prompts": (["data.train_size=8"], ["data.train_size=8", "algo.prompts_per_iteration=64"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PREFLIGHT_CASES)
+def test_each_wrong_setting_of_another_room_is_found_before_the_job(name):
+    words, expected = PREFLIGHT_CASES[name]
+    with pytest.raises(K15Error) as caught:
+        preflight(compose_run(words), nodes=1)
+    message = str(caught.value)
+    assert "\n" not in message and all(e in message for e in expected), message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type.*yarn.*linear, llama3"),
+        ({"model_type": "llama", "attention_bias": True}, "attention_bias"),
+        ({"intermediate_size": None}, "intermediate_size of config.json is None"),
+    ],
+)
+def test_a_model_that_the_trainer_cannot_build_is_refused_before_the_job(tmp_path, change, expected):
+    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
+    (model / "model.safetensors").write_bytes(b"")
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigError, match=expected):
+        preflight(compose_run([f"model.path={model}"]), nodes=1)
+
+
+@pytest.mark.parametrize("package", ["wandb", "tensorboard"])
+def test_a_log_that_is_not_installed_is_refused_before_the_job(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what an absent package looks like
+    with pytest.raises(ConfigError, match=rf"{package} is not installed.*pip install {package}"):
+        check(compose_run(["log.wandb_project=p"] if package == "wandb" else []))
+
+
+def test_what_is_wasteful_is_a_warning(caplog):
+    preflight(compose_run(["cluster.gpus_per_node=4", "parallel.ranks_per_node=3", "data.train_size=100"]), nodes=1)
+    assert "GPU 3 of each node will be idle in training" in caplog.text
+    assert "GPUs 1 to 3 of each node will be idle in rollout" in caplog.text
+    assert "100 training prompts, but up to 128 can be in flight" in caplog.text
+    caplog.clear()
+    preflight(compose_run([]), nodes=1)
+    assert not caplog.text
+
+
+def test_preflight_is_torch_free_and_quick():
+    code = (
+        "import sys, time; t = time.monotonic(); from k15.config.compose import compose_run; "
+        "from k15.runs.prepare import preflight; preflight(compose_run([]), nodes=1); "
+        "sys.exit(str([m for m in ('torch', 'megatron', 'vllm', 'transformers') if m in sys.modules] or '') "
+        "or (time.monotonic() - t > 5 and 'slow') or 0)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_downloaded_model_gets_room_for_its_answers(folder):
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 32768})
+    )
+    cfg = compose_run(["model=hf", f"model.path={folder}"])
+    check(cfg)
+    assert (cfg.rollout.max_response_tokens, cfg.rollout.budget_tokens, cfg.model.max_context_tokens) == (2048, 1024, 4096)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,8 +178,17 @@ def row(**fields) -> str:
         (row(id="a") + row(id="a", prompt="2+2=", answer="4"), ["a", "2"]),
         (row() + "".join(row(prompt="1" * n + "+1=", answer="x") for n in range(2, 120)), ["tokens", "context"]),
         ("".join(row(prompt=f"{n}+1=", domain="poetry") for n in range(99)), ["poetry", "math"]),
+        (row(prompt="2+2="), ["train.jsonl", "data.eval_fraction=0.2 holds out none of its 1 prompts", "data.eval_path"]),
     ],
-    ids=["empty", "not JSON", "no answer", "duplicate id", "prompt longer than the context", "unknown domain"],
+    ids=[
+        "empty",
+        "not JSON",
+        "no answer",
+        "duplicate id",
+        "prompt longer than the context",
+        "unknown domain",
+        "nothing held out",
+    ],
 )
 def test_wrong_data_is_refused_before_anything_starts(tmp_path, lines, expected):
     model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
