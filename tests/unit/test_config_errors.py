@@ -102,6 +102,7 @@ def test_each_wrong_setting_of_another_room_is_found_before_the_job(name):
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type.*yarn.*linear, llama3"),
         ({"model_type": "llama", "attention_bias": True}, "attention_bias"),
         ({"intermediate_size": None}, "intermediate_size of config.json is None"),
+        ({"num_attention_heads": None}, "num_attention_heads in .*config.json is None"),
     ],
 )
 def test_a_model_that_the_trainer_cannot_build_is_refused_before_the_job(tmp_path, change, expected):

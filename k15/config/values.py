@@ -1,0 +1,79 @@
+"""The rules of single settings: allowed names, signs and ranges. Torch-free."""
+
+import math
+from collections.abc import Mapping
+
+from k15.config.schema import RunConfig
+from k15.errors import ConfigError, unknown_name
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "algo.loss": ("pmd", "rest"),
+    "algo.baseline": ("mean", "log_partition", "leave_one_out"),
+    "data.kind": ("arithmetic", "jsonl"),
+    "data.on_bad_row": ("error", "skip"),
+    "sampler.kind": ("uniform", "curriculum", "prioritised"),
+    "rollout.update": ("in_place", "restart"),
+    "cluster.kind": ("auto", "slurm", "local"),
+    "cluster.device": ("auto", "cpu", "cuda"),
+    "model.dtype": ("float32", "bfloat16"),
+}
+POSITIVE = (
+    "algo.tau", "algo.iterations", "algo.prompts_per_iteration", "algo.samples_per_prompt", "algo.minibatches",
+    "algo.micro_batch_tokens", "algo.lr", "algo.eps", "rollout.temperature", "rollout.max_response_tokens",
+    "rollout.budget_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
+    "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
+    "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
+    "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s",
+    "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
+    "cluster.cpus_per_task", "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
+    "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
+)  # fmt: skip
+POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
+POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the tiny model's only
+NOT_NEGATIVE = (
+    "seed", "algo.weight_decay", "algo.clip_grad", "rollout.max_retries", "reward.repetition_penalty", "reward.length.weight",
+    "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "warmup.min_lr",
+)  # fmt: skip
+FRACTIONS = (
+    "rollout.top_p",
+    "sampler.hard_pass_rate",
+    "data.eval_fraction",
+    "warmup.guess_fraction",
+    "warmup.slip_fraction",
+    "rollout.gpu_memory_utilization",
+)
+BELOW_ONE = ("algo.beta1", "algo.beta2")
+
+
+def get(cfg: RunConfig, key: str) -> object:
+    """The value at a dotted key."""
+    value: object = cfg
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def check_values(cfg: RunConfig) -> None:
+    """Raises ConfigError with the value, the rule and the remedy for the first setting out of its range."""
+    for key, allowed in CHOICES.items():
+        if get(cfg, key) not in allowed:
+            raise unknown_name(key, get(cfg, key), allowed)
+    positive = [*POSITIVE, *(k for k in POSITIVE_OR_NULL if get(cfg, k) is not None)]
+    for key in [*positive, *(POSITIVE_IN_WARMUP if cfg.model.path is None else ())]:
+        value = get(cfg, key)
+        if not (value > 0 and math.isfinite(value)):  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it must be greater than 0. Give {key}=<a positive number>.")
+    for key in NOT_NEGATIVE:
+        value = get(cfg, key)
+        if not (value >= 0 and math.isfinite(value)):  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it must be at least 0. Give {key}=0 or more.")
+    for key in BELOW_ONE:
+        value = get(cfg, key)
+        if not 0 <= value < 1:  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it is a decay: give a number from 0 to below 1.")
+    for key in FRACTIONS:
+        value = get(cfg, key)
+        if not 0 <= value <= 1:  # type: ignore[operator]
+            raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
+    if cfg.rollout.top_p == 0:
+        raise ConfigError("rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens.")
