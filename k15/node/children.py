@@ -13,6 +13,8 @@ from pathlib import Path
 from k15.child import prepare
 from k15.errors import ClusterError
 
+TRACKER_S = 2.0
+
 
 @dataclass
 class Child:
@@ -69,20 +71,38 @@ class Children:
         return child
 
     async def stop(self, name: str, grace_s: float = 5.0) -> None:
-        """SIGTERM, then after `grace_s` SIGKILL, to the child's whole process group; returns when it has ended."""
+        """SIGTERM to the child's group; after `grace_s` SIGKILL to the child, and to what is left of its group a little later.
+
+        The delay is for Python's resource tracker in that group: it removes the named semaphores of a killed parent.
+        """
         child = self.table.get(name)
         if child is None:
             return
         child.stopped_by_us = True
+        pid = child.process.pid
         if child.alive:
-            signal_group(child.process.pid, signal.SIGTERM)
+            signal_group(pid, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(child.process.wait(), grace_s)
-        signal_group(child.process.pid, signal.SIGKILL)  # also what the child left in its group
-        await child.process.wait()
+        if child.alive:
+            child.process.kill()
+            await child.process.wait()
+        deadline = asyncio.get_running_loop().time() + TRACKER_S
+        while group_lives(pid) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        signal_group(pid, signal.SIGKILL)
 
     async def stop_all(self, grace_s: float = 5.0) -> None:
         await asyncio.gather(*(self.stop(name, grace_s) for name in list(self.table)))
+
+
+def group_lives(pid: int) -> bool:
+    """Does the process group still have a member?"""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

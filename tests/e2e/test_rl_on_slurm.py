@@ -53,7 +53,7 @@ def iterations_done(cluster: Cluster, folder: Path, job: str, run: Path, count: 
 
 def leftovers(cluster: Cluster) -> str:
     """What a job may have left on the nodes: processes of k15, segments in shared memory."""
-    look = "ls -d /dev/shm/k15-* 2>/dev/null; pgrep -af '[k]15.runs|[v]llm.entry|[e]tcd --name=k15'; true"
+    look = "ls /dev/shm | grep -E '^(k15-|sem\\.|psm_|torch_)'; pgrep -af '[k]15.runs|[v]llm.entry|[e]tcd --name=k15'; true"
     return cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "--immediate=60", "bash", "-c", look, timeout=120).strip()
 
 
