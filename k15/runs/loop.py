@@ -76,7 +76,8 @@ class Loop:
             "iteration": number + 1, "version": s.version, **rollout_metrics(done, scores, s.version),
             **phase_metrics(self.worker.metrics), "groups_unfinished": self.buffer.unfinished, "prompts_seen": s.draws,
         }  # fmt: skip
-        self._log_rollouts(number, groups, done, scores)
+        waiting = [g for g in groups if not g.finished]
+        self._log_rollouts(number, done, scores, waiting)
         progress.update(
             number + 1, "train", tokens_per_s=row.get("tokens_per_s"), reward=row.get("reward_mean"),
             accuracy=row.get("accuracy"), length=row.get("response_length_mean"),
@@ -142,13 +143,13 @@ class Loop:
             handed = await self.fleet.hand_off(self.state.version)
         return {**trained, **handed}
 
-    def _log_rollouts(self, number: int, groups: list[Group], done: list[Group], scores: list[list[Score]]) -> None:
+    def _log_rollouts(self, number: int, done: list[Group], scores: list[list[Score]], waiting: list[Group]) -> None:
+        """Every group that was in flight: the trained ones (some perhaps from before a restart) and those that go on."""
         if not self.cfg.log.rollouts:
             return
-        by_prompt = {g.prompt.id: s for g, s in zip(done, scores, strict=True)}
+        unscored: list[list[Score | None]] = [[None] * len(g.rollouts) for g in waiting]
         records = []
-        for group in groups:
-            group_scores = by_prompt.get(group.prompt.id, [None] * len(group.rollouts))
+        for group, group_scores in zip([*done, *waiting], [*scores, *unscored], strict=True):
             for rollout, score in zip(group.rollouts, group_scores, strict=True):
                 text = self.tokenizer.decode(rollout.response_tokens)
                 records.append(rollout_record(group.prompt, rollout, score, text))
