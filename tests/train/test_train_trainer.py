@@ -7,7 +7,7 @@ import pytest
 import torch
 from train_ranks import hf_config, make_samples, make_trainer, on_ranks
 
-from k15.errors import ConfigError, DataError, TrainerError
+from k15.errors import DataError, TrainerError
 from k15.types import Batch
 
 CONFIG = hf_config("qwen2")
@@ -68,8 +68,8 @@ def life_of_a_trainer(folder: str) -> dict:
         trainer.load(Path(folder) / "nowhere")
     with pytest.raises(DataError, match="token id is 51"):
         trainer.sft_step([dataclasses.replace(make_samples()[0], tokens=(51,) * len(make_samples()[0].tokens))], 1e-3)
-    with pytest.raises(ConfigError, match=r"algo.minibatches is 6; it must be in 1..5"):
-        make_trainer(CONFIG, minibatches=6).train_iteration(_batch(0))
+    few = make_trainer(CONFIG, minibatches=6).train_iteration(_batch(0))
+    assert few["steps"] == 5  # groups of the batch: partial rollouts can leave fewer than mini-batches
     return out
 
 
