@@ -107,7 +107,7 @@ def prepare_folder(cfg: RunConfig, run_dir: Path) -> None:
 
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:
-    """Dotted names of the settings in which two configs differ, with both values."""
+    """Dotted names of the settings in which two configs differ."""
     found = []
     for name, left in vars(a).items():
         right = getattr(b, name)

@@ -5,8 +5,8 @@
 The process lives as long as the job; between training phases it waits in the broadcast, on a process group whose timeout
 is longer than any rollout phase. An exception on any rank ends that process: the agent reports it, the controller stops.
 
-Run as `python -m k15.runs.trainer_rank RUN_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK, K15_DEVICE,
-K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
+Run as `python -m k15.runs.trainer_rank RUN_DIR MODEL_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK,
+K15_DEVICE, K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
 """
 
 import datetime

@@ -76,7 +76,7 @@ class Trainer:
     # ---- weights -----------------------------------------------------------------------------------------------
 
     def init_random(self, seed: int) -> None:
-        """Normal(0, 0.02) weights as transformers initialises; the same whatever the layout."""
+        """Normal(0, initializer_range of config.json, else 0.02) weights; the same whatever the layout."""
         self._fill(names.random_reader(self.hf_config, seed))
 
     def load_hf(self, folder: Path) -> None:
