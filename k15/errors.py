@@ -32,6 +32,10 @@ class WeightsError(K15Error, RuntimeError):
     """A weight version is missing, incomplete, or not the one that was asked for."""
 
 
+class SandboxError(K15Error, RuntimeError):
+    """The sandbox cannot give the isolation, the image or the language that was asked for."""
+
+
 def unknown_name(what: str, value: object, allowed: Iterable[object]) -> ConfigError:
     """A ConfigError for a name that is not in `allowed`, with the nearest allowed name as the remedy."""
     names = sorted(str(a) for a in allowed)

@@ -1,0 +1,1 @@
+"""Running code that nobody trusts: one interface, several isolation backends, an HTTP service and its client."""
