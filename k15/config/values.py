@@ -40,6 +40,7 @@ FRACTIONS = (
     "data.eval_fraction",
     "warmup.guess_fraction",
     "warmup.slip_fraction",
+    "warmup.checked_fraction",
     "rollout.gpu_memory_utilization",
 )
 BELOW_ONE = ("algo.beta1", "algo.beta2")

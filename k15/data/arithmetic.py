@@ -1,7 +1,7 @@
 """Generated arithmetic: problems of several families and levels, and solutions in a mixture of styles.
 
     make_problems(n, seed, split)   -> prompts such as `(47+85)*3=` with answer `396`
-    solution(prompt, style, rng)    -> `#396` | `7+5=12,4+8+1=13;132*3:...#396` | the same with a slip and its repair
+    solution(prompt, style, rng)    -> `#396` | `7+5=12,4+8+1=13;132*3:...#396` | that with a slip and its repair | or checked
     warmup_examples(n, seed, ...)   -> (prompt text, response text), the supervised mixture before RL (report 2.2)
 
 `#` marks the final answer. The split is a function of the problem alone: a hash of its canonical form, in which
@@ -18,8 +18,9 @@ from k15.errors import ConfigError, unknown_name
 from k15.types import Prompt
 
 MARK = "#"
+CHECK = "!"  # what follows is the last operation worked once more
 PRACTICE = 0.6  # of the warm-up comes first, with few guesses: skill in single steps is what takes long to learn
-STYLES = ("guess", "worked", "slip")
+STYLES = ("guess", "worked", "slip", "checked")
 EVAL_SHARE = 0.25  # of all problems there are; small families (one-digit sums) need a large share to be seen at all
 ALPHABET = (
     "0123456789+-*%()=,;:?" + MARK + " \n/.<>!"
@@ -152,12 +153,12 @@ def check_families(families: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(families) if families else FAMILIES
 
 
-def check_mixture(guess_fraction: float, slip_fraction: float) -> None:
+def check_mixture(guess_fraction: float, slip_fraction: float, checked_fraction: float) -> None:
     """Raises ConfigError where the warm-up's shares are negative or more than the whole."""
-    if min(guess_fraction, slip_fraction) < 0 or guess_fraction + slip_fraction > 1:
+    if min(guess_fraction, slip_fraction, checked_fraction) < 0 or guess_fraction + slip_fraction + checked_fraction > 1:
         raise ConfigError(
-            f"warmup.guess_fraction {guess_fraction} and warmup.slip_fraction {slip_fraction} must be at least 0 and "
-            "sum to at most 1; the rest is worked in steps."
+            f"warmup.guess_fraction {guess_fraction}, warmup.slip_fraction {slip_fraction} and warmup.checked_fraction "
+            f"{checked_fraction} must be at least 0 and sum to at most 1; the rest is worked in steps."
         )
 
 
@@ -206,24 +207,32 @@ def solution(prompt: Prompt, style: str, rng: random.Random) -> str:
             lines.append(_slipped(step, rng) if index == slip else f"{step.expr}={step.value}")
             index += 1
         parts.append((f";{block.title}:" if position else "") + ",".join(lines))
+    if style == "checked":
+        parts.append(CHECK + ",".join(f"{step.expr}={step.value}" for step in blocks[-1].steps))
     return "".join(parts) + f"{MARK}{prompt.answer}"
 
 
 def warmup_examples(
-    n: int, seed: int, guess_fraction: float, slip_fraction: float, families: Sequence[str] | None = None
+    n: int,
+    seed: int,
+    guess_fraction: float,
+    slip_fraction: float,
+    checked_fraction: float,
+    families: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """`n` (prompt text, response text) pairs of the train split: guesses, slips, and the rest worked in steps.
+    """`n` (prompt text, response text) pairs of the train split: guesses, slips, checked work, and the rest worked in steps.
 
     Problems may repeat (small families are small); held-out ones never appear.
     """
-    check_mixture(guess_fraction, slip_fraction)
+    check_mixture(guess_fraction, slip_fraction, checked_fraction)
     chosen = _checked(n, "train", families)
     rng = random.Random(f"k15 arithmetic warm-up {seed}")
     examples = []
     for index in range(n):
         prompt = _prompt(*_draw(chosen, "train", rng))
-        u = rng.random()
         guesses = guess_fraction / 3 if index < PRACTICE * n else guess_fraction
-        style = "guess" if u < guesses else "slip" if u < guesses + slip_fraction else "worked"
+        shares = {"guess": guesses, "slip": slip_fraction, "checked": checked_fraction}
+        shares["worked"] = max(0.0, 1.0 - sum(shares.values()))
+        style = rng.choices(list(shares), list(shares.values()))[0]
         examples.append((prompt.text, solution(prompt, style, rng)))
     return examples

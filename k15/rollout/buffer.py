@@ -64,11 +64,6 @@ class ReplayBuffer:
         self._completed = {}
         return taken
 
-    def put_back(self) -> None:
-        """After a phase that failed: groups that were out wait again, with the prefixes they had."""
-        self._waiting = self._out | self._waiting
-        self._out = {}
-
     def state_dict(self) -> dict[str, list]:
         """JSON-able. Groups that are out are saved as waiting."""
         waiting = [*self._out.values(), *self._waiting.values()]

@@ -120,23 +120,6 @@ class EngineClient:
         """Ends every request now; each returns its partial tokens with finish "abort". Returns how many there were."""
         return int((await self._call("POST", "/abort_requests", {}))["aborted"])
 
-    async def pause(self, mode: Literal["abort", "wait", "keep"] = "keep") -> None:
-        """Stops scheduling: running requests are aborted, waited for, or kept for `resume`."""
-        await self._call("POST", f"/pause?mode={mode}")
-
-    async def resume(self) -> None:
-        await self._call("POST", "/resume")
-
-    async def reset_prefix_cache(self) -> None:
-        """Forgets cached prefixes; needed after every weight update. Raises EngineError while requests hold blocks."""
-        if not (await self._call("POST", "/reset_prefix_cache")).get("success"):
-            raise EngineError(f"{self.base_url} could not reset its prefix cache: requests are running")
-
-    async def rpc(self, method: str, args: Sequence[str] = (), kwargs: Mapping[str, object] | None = None) -> list:
-        """Runs `method` of every worker of the engine (its worker extension); one result a worker, JSON or str."""
-        body = {"method": method, "args": list(args), "kwargs": dict(kwargs) if kwargs is not None else {}}
-        return (await self._call("POST", "/collective_rpc", body)).get("results", [])
-
     async def sleep(self) -> None:
         """Moves the weights to host memory and drops the KV cache (vLLM's sleep level 1; CUDA only)."""
         await self._call("POST", "/sleep?level=1", {})

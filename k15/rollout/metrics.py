@@ -36,11 +36,3 @@ class PhaseMetrics:
         if self._done_at:
             self.p90_s = self._done_at[-(-9 * len(self._done_at) // 10) - 1]  # completion times are in order
             self.tail_s = self._done_at[-1] - self.p90_s
-
-    def as_dict(self) -> dict[str, float]:
-        """Flat, for metrics.jsonl."""
-        names = ("rollouts", "tokens", "seconds", "tokens_per_s", "p90_s", "tail_s", "retries", "engine_failures")
-        flat = {name: getattr(self, name) for name in names}
-        flat["repetition_saved_tokens_upper_bound"] = self.repetition_saved_tokens_upper_bound
-        flat["dropped_tokens"] = self.dropped_tokens
-        return flat | {f"finish_{name}": count for name, count in sorted(self.finishes.items())}

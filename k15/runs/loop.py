@@ -108,7 +108,6 @@ class Loop:
             await self.worker.abort()
         stopping.cancel()
         groups = await running
-        self.state.tokens_generated += self.worker.metrics.tokens
         self.buffer.add(groups)
         if self.stop_requested.is_set():  # groups that are complete wait in the buffer: they are trained after the restart
             await self.save()

@@ -57,7 +57,7 @@ def preflight(cfg: RunConfig, nodes: int) -> dict[str, object]:
     check(cfg, nodes)
     check_sampler(cfg.sampler)
     check_families(cfg.data.families)
-    check_mixture(cfg.warmup.guess_fraction, cfg.warmup.slip_fraction)
+    check_mixture(cfg.warmup.guess_fraction, cfg.warmup.slip_fraction, cfg.warmup.checked_fraction)
     with tempfile.TemporaryDirectory() as scratch:  # of the tiny model, which the run makes again in its own folder
         folder = model_folder(cfg, Path(scratch))
         model = json.loads((folder / "config.json").read_text())

@@ -24,7 +24,6 @@ class LoopState:
     iteration: int = 0
     version: int = 0
     drawn: bool = False
-    tokens_generated: int = 0
     draws: int = 0  # prompts drawn so far; numbers each draw, so that its rollouts' seeds are its own
     sampler: dict[str, object] = field(default_factory=dict)
     buffer: dict[str, object] = field(default_factory=dict)

@@ -47,6 +47,7 @@ async def warm_up(
         seed,
         guess_fraction=cfg.guess_fraction,
         slip_fraction=cfg.slip_fraction,
+        checked_fraction=cfg.checked_fraction,
         families=families,
     )
     recent: list[float] = []

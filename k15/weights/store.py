@@ -2,7 +2,6 @@
 
     <prefix>/weights/<version>/<rank>            head: {"chunks": n, "bytes": m}, written last, so that it commits
     <prefix>/weights/<version>/<rank>/<chunk>    the manifest, compressed, in pieces below etcd's request limit
-    <prefix>/engines/<name>                      {"version": v}
 
 Keys given to a Store are relative to its prefix. Calls are synchronous; from asyncio use `asyncio.to_thread`.
 """
@@ -11,9 +10,9 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -25,7 +24,6 @@ from k15.errors import ClusterError, WeightsError
 from k15.weights.segments import Manifest
 
 CHUNK_BYTES = 512 * 1024  # etcd refuses requests above 1.5 MB
-T = TypeVar("T")
 
 
 class _Session(requests.Session):
@@ -156,15 +154,6 @@ class Store:
         with self._errors(f"hold {key}"):
             return Held(Store(self.endpoint, self.prefix_path, self._password, self._timeout_s), key, value, ttl_s)
 
-    def wait(self, look: Callable[["Store"], T | None], what: str, timeout_s: float, poll_s: float = 0.2) -> T:
-        """Poll until `look(self)` is neither None nor empty; returns it. Raises ClusterError naming `what`."""
-        deadline = time.monotonic() + timeout_s
-        while not (found := look(self)):
-            if time.monotonic() > deadline:
-                raise ClusterError(f"waited {timeout_s:.0f} s for {what}, in vain")
-            time.sleep(poll_s)
-        return found
-
     # Weight versions
 
     def register_manifest(self, version: int, manifest: Manifest) -> None:
@@ -207,12 +196,3 @@ class Store:
 
     def forget_version(self, version: int) -> None:
         self.delete_prefix(f"weights/{version}/")
-
-    # Engines
-
-    def set_engine_version(self, engine: str, version: int) -> None:
-        """Record that `engine` serves `version` now."""
-        self.put(f"engines/{engine}", json.dumps({"version": version}))
-
-    def engine_versions(self) -> dict[str, int]:
-        return {key.split("/", 1)[1]: json.loads(value)["version"] for key, value in self.prefix("engines/").items()}

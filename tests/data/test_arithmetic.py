@@ -43,7 +43,7 @@ def test_math_verify_agrees_with_every_answer(family: str) -> None:
 def written_steps(response: str) -> list[tuple[str, int, bool]]:
     """(expression, value as written, withdrawn) of all steps; `4*6=24+4=28` is two of them."""
     found = []
-    for step in re.split("[,;]", response.split("#")[0]):
+    for step in re.split("[,;!]", response.split("#")[0]):
         attempts = step.split(":")[-1].split("?")
         for number, attempt in enumerate(attempts):
             terms = attempt.split("=")
@@ -60,7 +60,7 @@ def test_steps_are_true_and_only_the_noticed_slip_is_not(seed: int, family: str)
     for prompt in make_problems(5, seed, "train", [family]):
         answers = {style: solution(prompt, style, rng) for style in STYLES}
         assert answers["guess"] == f"#{prompt.answer}"
-        for style in ("worked", "slip"):
+        for style in ("worked", "slip", "checked"):
             assert answers[style].endswith(f"#{prompt.answer}")
             assert set(answers[style]) <= set(ALPHABET)
             for expression, value, withdrawn in written_steps(answers[style]):
@@ -68,6 +68,8 @@ def test_steps_are_true_and_only_the_noticed_slip_is_not(seed: int, family: str)
         assert answers["worked"].count("?") == 0
         assert answers["slip"].count("?") == 1
         assert len(answers["guess"]) < len(answers["worked"]) < len(answers["slip"])
+        worked, again = answers["checked"].removesuffix(f"#{prompt.answer}").split("!")
+        assert f"{worked}#{prompt.answer}" == answers["worked"] and worked.endswith(again)
 
 
 @settings(max_examples=10, deadline=None)
@@ -76,7 +78,7 @@ def test_no_held_out_problem_is_trained_on(train_seed: int, eval_seed: int, warm
     held_out = {commuted_key(p.text) for p in make_problems(200, eval_seed, "eval")}
     assert len(held_out) == 200, "two held-out problems are the same problem"
     assert not held_out & {commuted_key(p.text) for p in make_problems(400, train_seed, "train")}
-    assert not held_out & {commuted_key(text) for text, _ in warmup_examples(400, warmup_seed, 0.6, 0.1)}
+    assert not held_out & {commuted_key(text) for text, _ in warmup_examples(400, warmup_seed, 0.6, 0.1, 0.2)}
 
 
 def test_default_sets_are_disjoint_and_balanced() -> None:
@@ -90,12 +92,13 @@ def test_default_sets_are_disjoint_and_balanced() -> None:
 
 def test_same_seed_same_data_and_the_mixture_is_as_asked() -> None:
     assert make_problems(50, 7) == make_problems(50, 7) != make_problems(50, 8)
-    examples = warmup_examples(4000, 1, 0.6, 0.1)
-    assert examples == warmup_examples(4000, 1, 0.6, 0.1)
+    examples = warmup_examples(4000, 1, 0.6, 0.1, 0.2)
+    assert examples == warmup_examples(4000, 1, 0.6, 0.1, 0.2)
     for part, guesses in ((examples[:2400], 0.2), (examples[2400:], 0.6)):  # practice first, then the mixture asked for
         guessed = sum(r.startswith("#") for _, r in part) / len(part)
         slipped = sum("?" in r for _, r in part) / len(part)
-        assert abs(guessed - guesses) < 0.06 and abs(slipped - 0.1) < 0.04  # five standard deviations
+        checked = sum("!" in r for _, r in part) / len(part)
+        assert abs(guessed - guesses) < 0.06 and abs(slipped - 0.1) < 0.04 and abs(checked - 0.2) < 0.06  # 5 standard deviations
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_same_seed_same_data_and_the_mixture_is_as_asked() -> None:
         (lambda: make_problems(5, 0, families=["sums"]), "Did you mean 'sum'"),
         (lambda: make_problems(0, 0), "at least 1"),
         (lambda: make_problems(10**5, 0, families=["remainder"]), "data.train_size"),
-        (lambda: warmup_examples(5, 0, 0.8, 0.3), "sum to at most 1"),
+        (lambda: warmup_examples(5, 0, 0.5, 0.3, 0.3), "sum to at most 1"),
     ],
 )
 def test_wrong_requests_are_refused_with_a_remedy(call, says: str) -> None:

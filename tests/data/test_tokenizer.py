@@ -42,7 +42,7 @@ def test_round_trip_and_same_ids_as_transformers(folder, auto, text: str) -> Non
 
 def test_tokenizer_names_every_character_of_the_warm_up(folder) -> None:
     tokenizer = load_tokenizer(folder)
-    for text, response in warmup_examples(300, 0, 0.3, 0.3):
+    for text, response in warmup_examples(300, 0, 0.2, 0.2, 0.3):
         ids = tokenizer.encode_prompt(text) + tokenizer.encode_response(response)
         assert tokenizer.pad_id not in ids and max(ids) < tokenizer.vocab_size == 32
 

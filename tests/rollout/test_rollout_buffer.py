@@ -54,11 +54,6 @@ class BufferMachine(RuleBasedStateMachine):
         self.out = []
 
     @rule()
-    def crash_in_a_phase(self):
-        self.buffer.put_back()
-        self.out = []
-
-    @rule()
     def save_and_load(self):
         state = json.dumps(self.buffer.state_dict())
         self.buffer, self.out = ReplayBuffer(), []  # what was out is lost with the process

@@ -142,7 +142,7 @@ async def test_greedy_in_budget_segments_equals_an_uninterrupted_run(client):
     for budget in (7, 32):
         worker, parts = worker_of(client, temperature=0.0, budget_tokens=budget), groups_of(4, 1)
         for version in range(-(-60 // budget)):
-            await client.reset_prefix_cache()
+            await client._call("POST", "/reset_prefix_cache")  # the prefix is computed anew, as after a weight update
             parts = await worker.run(parts, version)
         for a, b in zip((g.rollouts[0] for g in whole), (g.rollouts[0] for g in parts)):
             assert a.response_tokens == b.response_tokens and a.finish == b.finish
@@ -221,13 +221,7 @@ async def test_abort_keeps_partial_tokens_and_going_on_gives_the_uninterrupted_r
         assert a.rollouts[0].response_logprobs == pytest.approx(b.rollouts[0].response_logprobs, abs=1e-5)
 
 
-async def test_pause_keeps_requests_in_flight_and_resume_goes_on(client):
-    await client.pause("keep")
-    work = asyncio.create_task(client.generate([5, 6, 7], max_tokens=8, seed=1))
-    await asyncio.sleep(0.3)
-    assert not work.done()
-    await client.resume()
-    assert 1 <= len((await work).tokens) <= 8
+async def test_health_and_abort_without_requests(client):
     await client.health()
     assert await client.abort_all() == 0
     async with engine_session() as session:

@@ -91,8 +91,8 @@ async def test_engines_are_full_balanced_and_nobody_waits_for_the_slow():
         engines[0].step_s = 0.05
         await worker.run(groups_of(16), 1)
         assert len(engines[1].requests) > 2 * len(engines[0].requests)
-        m = worker.metrics.as_dict()
-        assert 0 < m["p90_s"] <= m["p90_s"] + m["tail_s"] <= m["seconds"] and m["finish_stop"] + m["finish_length"] == 64
+        m = worker.metrics
+        assert 0 < m.p90_s <= m.p90_s + m.tail_s <= m.seconds and m.finishes["stop"] + m.finishes["length"] == 64
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "hang"])

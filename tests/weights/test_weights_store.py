@@ -83,14 +83,6 @@ def test_held_keys_live_and_die_with_their_lease(store):
     assert store.get("agents/n1") is None
 
 
-def test_engines_and_waiting(store):
-    store.set_engine_version("n0-e1", 4)
-    assert store.engine_versions() == {"n0-e1": 4}
-    assert store.wait(lambda s: s.engine_versions(), "engines", 1.0) == {"n0-e1": 4}
-    with pytest.raises(ClusterError, match="for rank 9, in vain"):
-        store.wait(lambda s: s.get("rank9"), "rank 9", 0.3, poll_s=0.05)
-
-
 def test_what_fails_says_why(tmp_path, monkeypatch):
     with pytest.raises(ClusterError, match="must look like"):
         Store("localhost", "/k15/x")
