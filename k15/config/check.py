@@ -115,6 +115,23 @@ def _context_holds_response(cfg: RunConfig, model: Mapping) -> None:
         )
 
 
+def _kv_cache_holds_context(cfg: RunConfig, model: Mapping) -> None:
+    """CPU engines get a fixed number of bytes; GPU engines take what rollout.gpu_memory_utilization leaves."""
+    if cfg.cluster.device == "cuda" or (cfg.cluster.device == "auto" and cfg.cluster.gpus_per_node):
+        return
+    heads = int(model["num_attention_heads"])
+    head_size = int(model.get("head_dim") or int(model.get("hidden_size") or 0) // heads)
+    kv_heads = int(model.get("num_key_value_heads") or heads) // cfg.rollout.tensor_parallel
+    bytes_per_token = 2 * int(model["num_hidden_layers"]) * kv_heads * head_size * (4 if cfg.model.dtype == "float32" else 2)
+    needed = bytes_per_token * cfg.model.max_context_tokens
+    if needed > cfg.rollout.kv_cache_bytes:
+        raise ConfigError(
+            f"rollout.kv_cache_bytes={cfg.rollout.kv_cache_bytes} cannot hold one sequence of model.max_context_tokens="
+            f"{cfg.model.max_context_tokens} tokens, which takes {needed} bytes on CPU. Give at least that, and that times the "
+            "sequences that should run at once to be quick; or cluster.device=cuda on GPU nodes."
+        )
+
+
 def _repetition_is_sane(cfg: RunConfig, _: Mapping) -> None:
     p = cfg.rollout.repetition
     if p.enabled and not (1 <= p.min_period <= p.max_period and p.min_repeats >= 2):
@@ -203,8 +220,8 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
-    _baseline_needs_samples, _batch_divides, _context_holds_response, _repetition_is_sane, _data_exists, _custom_reward_is_named,
-    _log_is_installed, _devices_suffice,
+    _baseline_needs_samples, _batch_divides, _context_holds_response, _kv_cache_holds_context, _repetition_is_sane,
+    _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice,
 )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ CASES = {
     "budget over the context": (["rollout.budget_tokens=100000"], ["rollout.budget_tokens=100000", "context"]),
     "response leaves no room": (["rollout.max_response_tokens=192"], ["leaves no room", "192"]),
     "context over the model's positions": (["model.path={f}", "model.max_context_tokens=512"], ["max_position_embeddings=256"]),
+    "cache below one sequence": (["rollout.kv_cache_bytes=100000"], ["rollout.kv_cache_bytes=100000", "393216 bytes"]),
     "unknown key": (["algo.tua=0.1"], ["tua", "Did you mean 'tau'"]),
     "unknown group choice": (["reward=lenght"], ["lenght", "Did you mean 'length'"]),
     "unknown baseline": (["algo.baseline=median"], ["median", "leave_one_out, log_partition, mean"]),
