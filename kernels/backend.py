@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -30,6 +31,21 @@ def choose(backend: str, device: torch.device, op: str) -> str:
         reason = f" ({why_not})" if backend == "auto" and why_not is not None else ""
         logging.getLogger("k15.kernels").info("%s on %s: %s%s", op, device.type, chosen, reason)
     return chosen
+
+
+def architecture(device: torch.device) -> str:
+    """ "sm_90", "gfx942" ...: the key of the launch tables; "interpreter" for tensors that are not on a GPU."""
+    if device.type != "cuda":
+        return "interpreter"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def on_device(device: torch.device) -> AbstractContextManager:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _triton_missing(device: torch.device) -> str | None:
