@@ -1,0 +1,123 @@
+"""Runs one sandbox process: sends the request, gathers the bounded output and the report, and never waits for ever."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+
+from k15.sandbox.backends import wire
+from k15.sandbox.job import Job, Outcome
+
+GRACE_S = 15.0  # beyond the job's own wall limit: start and end of the sandbox on a loaded machine
+_CHUNK = 1 << 16
+
+
+def exchange(command: Sequence[str], request: bytes, job: Job) -> Outcome:
+    """Start `command` with the control socket as its stdin and an EMPTY environment, and see the job through."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/", start_new_session=True,
+                bufsize=0,
+            )  # fmt: skip
+        return converse(ours, process, request, job)
+    finally:
+        ours.close()
+
+
+def converse(ours: socket.socket, process: subprocess.Popen[bytes], request: bytes, job: Job) -> Outcome:
+    """The conversation with a sandbox that has just been started."""
+    ours.setblocking(False)
+    streams = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    talk = _Talk(ours, request, job.limits.output_bytes, streams)
+    deadline = time.monotonic() + job.limits.wall_s + GRACE_S
+    try:
+        late = not talk.until(deadline)
+    finally:
+        if process.poll() is None:
+            ours.close()  # init ends, and everything with it, when nobody listens any more
+            try:
+                process.wait(0.0 if talk.failed else 2.0)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGKILL)
+                process.wait()
+        stdout, stderr = (bytes(s[: job.limits.output_bytes]) for s in streams.values())
+        process.stdout.close()
+        process.stderr.close()
+    if late:
+        return Outcome(None, stdout=stdout, stderr=stderr, error=f"the sandbox did not end within {GRACE_S:.0f} s of its limit")
+    result = wire.outcome(bytes(talk.report), job, stdout, stderr)
+    if result.error is not None and result.error.endswith("without a report"):
+        detail = stderr.decode(errors="replace").strip()[-500:]
+        return Outcome(None, error=f"{result.error} (exit {process.returncode}): {detail}")
+    return result
+
+
+class _Talk:
+    """The state of one conversation; `until` moves it on."""
+
+    def __init__(self, ours: socket.socket, request: bytes, bound: int, streams: dict[int, bytearray]) -> None:
+        self.ours, self.pending, self.bound, self.streams = ours, memoryview(request), bound, streams
+        self.report = bytearray()
+        self.failed = False
+        self.stopped = False
+        self.open = {*streams, ours.fileno()}
+
+    def until(self, deadline: float) -> bool:
+        """True when both ends have closed, False when the deadline came first."""
+        poll = select.poll()
+        for fd in self.streams:
+            poll.register(fd, select.POLLIN)
+        poll.register(self.ours, select.POLLIN | (select.POLLOUT if self.pending else 0))
+        while self.open:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.failed = True
+                return False
+            for fd, event in poll.poll(left * 1000):
+                if fd in self.streams:
+                    self._output(fd, poll)
+                else:
+                    self._control(event, poll)
+        return True
+
+    def _output(self, fd: int, poll: select.poll) -> None:
+        data = os.read(fd, _CHUNK)
+        kept = self.streams[fd]
+        if not data:
+            poll.unregister(fd)
+            self.open.discard(fd)
+        elif len(kept) <= self.bound:
+            kept += data
+        if len(kept) > self.bound and not self.stopped:
+            self.stopped = True
+            with contextlib.suppress(OSError):  # it may have ended by itself; its report says how
+                self.ours.send(wire.STOP_OUTPUT)
+
+    def _control(self, event: int, poll: select.poll) -> None:
+        try:
+            if event & select.POLLOUT and self.pending:
+                self.pending = self.pending[self.ours.send(self.pending) :]
+                if not self.pending:
+                    poll.modify(self.ours, select.POLLIN)
+            if event & ~select.POLLOUT:
+                data = self.ours.recv(_CHUNK)
+                self.report += data
+                if data:
+                    return
+                self._end(poll)
+        except BlockingIOError:
+            return
+        except (ConnectionError, BrokenPipeError):
+            self._end(poll)
+
+    def _end(self, poll: select.poll) -> None:
+        self.pending = memoryview(b"")
+        poll.unregister(self.ours)
+        self.open.discard(self.ours.fileno())
