@@ -1,0 +1,205 @@
+"""The sandbox service's client, blocking and asyncio. Torch-free; the only part of this room that rewards may import.
+
+Requests are tried again, with the same id, after a lost connection, 429 and 503 (as late as `Retry-After` says): the service
+re-serves what it has done, so a request is never judged twice differently. Any other refusal is a ConfigError or DataError.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import requests
+from requests.adapters import HTTPAdapter
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from k15.errors import ConfigError, DataError, SandboxError
+from k15.sandbox.checker import Checker
+from k15.sandbox.job import Job, Outcome
+from k15.sandbox.wire import (
+    Case,
+    CaseResult,
+    CompileResult,
+    JudgeResult,
+    Submission,
+    job_json,
+    judge_from,
+    outcome_from,
+    submission_from,
+    submission_json,
+)  # fmt: skip
+
+__all__ = [
+    "AsyncSandboxClient", "Case", "CaseResult", "Checker", "CompileResult", "JudgeResult", "SandboxClient", "Submission",
+    "submission_from",
+]  # fmt: skip
+_LONGEST_WAIT_S = 30.0
+
+
+class _Again(SandboxError):
+    """Not now: `after_s` is the service's own word on when, None for a lost connection."""
+
+    def __init__(self, message: str, after_s: float | None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the service is and how long to try. `patience_s` bounds all tries of a request, `timeout_s` each of them."""
+
+    url: str
+    token: str
+    timeout_s: float = 300.0
+    patience_s: float = 600.0
+
+    @classmethod
+    def of(cls, url: str | None, token_file: str | None, **more: float) -> "Access":
+        """Raises ConfigError where either is missing or the file cannot be read."""
+        if not url or not token_file:
+            raise ConfigError(
+                "The sandbox's url and token_file are both needed. Start a service with `k15 sandbox serve --token-file FILE` "
+                "and give sandbox.url=http://127.0.0.1:PORT sandbox.token_file=FILE."
+            )
+        try:
+            token = Path(token_file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"The sandbox's token file {token_file} cannot be read: {error.strerror}.") from error
+        return cls(url.rstrip("/"), token, **more)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+
+    def retrying(self) -> dict[str, Any]:
+        return {
+            "stop": stop_after_delay(self.patience_s), "wait": _wait, "reraise": True, "retry": retry_if_exception_type(_Again),
+        }  # fmt: skip
+
+
+_backoff = wait_random_exponential(0.2, 10.0)
+
+
+def _wait(state: RetryCallState) -> float:
+    """At least what the service asked for, plus a random part, so that clients do not come back together."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    after_s = error.after_s if isinstance(error, _Again) and error.after_s is not None else 0.0
+    return min(_LONGEST_WAIT_S, after_s) + _backoff(state)
+
+
+def _body(kind: str, status: int, after: str | None, text: str) -> dict[str, Any]:
+    """The answer's JSON. Raises _Again, ConfigError, DataError or SandboxError."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = {"error": text[:300]}
+    if status == 200:
+        return body
+    message = f"The sandbox refused /{kind} with status {status}: {body.get('error', body)}"
+    if status in (429, 502, 503, 504):
+        raise _Again(message, float(after) if after is not None and after.isdigit() else None)
+    if status in (400, 401, 403, 409, 413):
+        raise ConfigError(message)
+    raise DataError(message) if status == 422 else SandboxError(message)
+
+
+def _identified(request: Mapping[str, Any], id: str | None) -> str:
+    return json.dumps({**request, "id": id if id is not None else uuid.uuid4().hex})
+
+
+class SandboxClient:
+    """Blocking; safe to use from many threads (at most `connections` at once are kept open)."""
+
+    def __init__(self, access: Access, connections: int = 16) -> None:
+        self._access, self._connections = access, connections
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy of the environment is not for the job's own service
+        self._http.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=connections))
+        self._http.headers.update(access.headers)
+
+    def judge(self, submission: Submission, id: str | None = None) -> JudgeResult:
+        """The verdict. Raises SandboxError where the service could not be reached or failed for `patience_s`."""
+        return judge_from(self._post("judge", _identified(submission_json(submission), id)))
+
+    def judge_all(self, submissions: Sequence[Submission]) -> list[JudgeResult | Exception]:
+        """Verdicts in order, several at a time; what was raised takes its verdict's place."""
+        with ThreadPoolExecutor(self._connections) as pool:
+            return list(pool.map(self._judge_or_error, submissions))
+
+    def run(self, job: Job, id: str | None = None) -> Outcome:
+        """What became of the job."""
+        return outcome_from(self._post("run", _identified(job_json(job), id)))
+
+    def health(self) -> dict[str, Any]:
+        with _reachable():
+            return self._http.get(f"{self._access.url}/health", timeout=self._access.timeout_s).json()
+
+    def _judge_or_error(self, submission: Submission) -> JudgeResult | Exception:
+        try:
+            return self.judge(submission)
+        except (SandboxError, ConfigError, DataError) as error:
+            return error
+
+    def _post(self, kind: str, body: str) -> dict[str, Any]:
+        return Retrying(**self._access.retrying())(self._try, kind, body)
+
+    def _try(self, kind: str, body: str) -> dict[str, Any]:
+        with _reachable():
+            answer = self._http.post(f"{self._access.url}/{kind}", data=body.encode(), timeout=self._access.timeout_s)
+        return _body(kind, answer.status_code, answer.headers.get("Retry-After"), answer.text)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> "SandboxClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncSandboxClient:
+    """The same for asyncio; `async with` it."""
+
+    def __init__(self, access: Access, connections: int = 64) -> None:
+        self._access, self._connections = access, connections
+
+    async def __aenter__(self) -> "AsyncSandboxClient":
+        self._http = aiohttp.ClientSession(
+            headers=self._access.headers, connector=aiohttp.TCPConnector(limit=self._connections),
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=self._access.timeout_s, sock_connect=10.0),
+        )  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def judge(self, submission: Submission, id: str | None = None) -> JudgeResult:
+        """As SandboxClient.judge."""
+        return judge_from(await self._post("judge", _identified(submission_json(submission), id)))
+
+    async def run(self, job: Job, id: str | None = None) -> Outcome:
+        """As SandboxClient.run."""
+        return outcome_from(await self._post("run", _identified(job_json(job), id)))
+
+    async def _post(self, kind: str, body: str) -> dict[str, Any]:
+        return await AsyncRetrying(**self._access.retrying())(self._try, kind, body)
+
+    async def _try(self, kind: str, body: str) -> dict[str, Any]:
+        with _reachable():
+            async with self._http.post(f"{self._access.url}/{kind}", data=body.encode()) as answer:
+                return _body(kind, answer.status, answer.headers.get("Retry-After"), await answer.text())
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """A lost connection or a time-out as _Again."""
+    try:
+        yield
+    except (requests.ConnectionError, requests.Timeout, aiohttp.ClientError, TimeoutError) as error:
+        raise _Again(f"The sandbox service cannot be reached: {error}", None) from error

@@ -1,0 +1,151 @@
+"""From a submission to its verdict: compile once, run the tests in order, check each output.
+
+A test's verdict, the first that holds:
+    1. MLE, TLE (processor or wall-clock time), OLE: the limit that the sandbox says ended it
+    2. CE: an interpreter refused the program; MLE: the runtime itself says that memory ran out
+    3. RE: a signal, a non-zero status, or a full disk
+    4. WA: the checker rejects, or a harness did not come to its end; else AC
+The whole: CE where compiling failed, else the first test in order that is not AC, else AC. A sandbox that failed is no
+verdict: it is tried again, and then it is a SandboxError.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from k15.errors import DataError, SandboxError
+from k15.sandbox.checker import Checker, difference
+from k15.sandbox.job import Backend, Job, Limits, Outcome
+from k15.sandbox.languages import COMPILE_LIMITS, Program, compile_job, language, limits_of, run_job
+from k15.sandbox.wire import Case, CaseResult, CompileResult, JudgeResult, Submission, Verdict
+
+SHOWN_CHARS = 2000
+CHECKER_LIMITS = Limits(wall_s=30.0, cpu_s=20.0, memory_mb=1024, output_bytes=1 << 16)
+_LIMITS: dict[str, Verdict] = {"memory": "MLE", "cpu": "TLE", "wall": "TLE", "output": "OLE"}
+
+
+class Judge:
+    """Judges on one backend; safe to call from many threads. `attempts`: how often a job is tried whose sandbox fails."""
+
+    def __init__(self, backend: Backend, attempts: int = 3) -> None:
+        self._backend = backend
+        self._retrying = Retrying(
+            stop=stop_after_attempt(attempts), wait=wait_random_exponential(0.05, 2.0),
+            retry=retry_if_exception_type(_SandboxFailed), reraise=True,
+        )  # fmt: skip
+
+    def run(self, job: Job) -> Outcome:
+        """One job, tried again where the sandbox itself failed. Raises SandboxError."""
+        return self._retrying.copy()(self._attempt, job)
+
+    def _attempt(self, job: Job) -> Outcome:
+        outcome = self._backend.run(job)
+        if outcome.error is not None:
+            raise _SandboxFailed(f"the sandbox failed ({self._backend.name}): {outcome.error}")
+        return outcome
+
+    def judge(self, submission: Submission) -> JudgeResult:
+        """The verdict. Raises SandboxError where the sandbox failed, DataError where a checker program did."""
+        token = secrets.token_hex(16) if submission.harness is not None else ""
+        program = submission.program(token)
+        tests = submission.tests if submission.harness is None else (Case("", token),)
+        compiled, artifacts = self._compile(program)
+        if compiled is not None and not compiled.ok:
+            return JudgeResult("CE", 0, len(tests), (), compiled)
+        checking = _Checking(self, submission.checker)
+        limits = limits_of(submission.language, submission.time_s, submission.memory_mb, submission.output_bytes)
+        results: list[CaseResult] = []
+        for test in tests:
+            outcome = self.run(run_job(program, artifacts, test.stdin.encode(), limits))
+            verdict, detail = _ending(program, outcome)
+            if verdict is None:
+                verdict, detail = _reached(token, outcome) if token else checking.verdict(test, outcome.stdout)
+            results.append(_result(verdict, detail, outcome))
+            if verdict != "AC" and not submission.run_all:
+                break
+        worst = next((r.verdict for r in results if r.verdict != "AC"), "AC")
+        return JudgeResult(worst, sum(r.verdict == "AC" for r in results), len(tests), tuple(results), compiled)
+
+    def _compile(self, program: Program) -> tuple[CompileResult | None, Mapping[str, bytes]]:
+        job = compile_job(program, COMPILE_LIMITS)
+        if job is None:
+            return None, {}
+        outcome = self.run(job)
+        log = _head(outcome.stderr)
+        if outcome.limit is not None:
+            log = f"the compiler was stopped by its limit of {outcome.limit}\n{log}"
+        ok = outcome.limit is None and outcome.exit_code == 0 and bool(outcome.kept)
+        return CompileResult(ok, outcome.wall_s, outcome.cpu_s, log), outcome.kept
+
+
+class _Checking:
+    """The checker of one submission; a checker program is compiled once."""
+
+    def __init__(self, judge: Judge, checker: Checker) -> None:
+        self._judge, self._checker = judge, checker
+        self._program: tuple[Program, Mapping[str, bytes]] | None = None
+
+    def verdict(self, test: Case, output: bytes) -> tuple[Verdict, str]:
+        if self._checker.kind == "program":
+            return self._asked(test, output)
+        wrong = difference(self._checker, test.expected.encode(), output)
+        return ("AC", "") if wrong is None else ("WA", wrong)
+
+    def _asked(self, test: Case, output: bytes) -> tuple[Verdict, str]:
+        if self._program is None:
+            program = Program(self._checker.language, self._checker.source)
+            compiled, artifacts = self._judge._compile(program)
+            if compiled is not None and not compiled.ok:
+                raise DataError(f"The checker program does not compile: {compiled.log}")
+            self._program = program, artifacts
+        program, artifacts = self._program
+        job = run_job(program, artifacts, b"", CHECKER_LIMITS)
+        files = {**job.files, "input": test.stdin.encode(), "output": output, "answer": test.expected.encode()}
+        command = (*job.command, "input", "output", "answer")
+        if job.command[:2] == ("sh", "-c"):  # a shell line passes its own words on
+            command = ("sh", "-c", f"{job.command[2]} input output answer")
+        done = self._judge.run(Job(command, job.image, b"", files, (), job.env, job.limits))
+        said = _head(done.stdout + done.stderr)
+        if done.limit is None and done.exit_code in (0, 1, 2):
+            return ("AC" if done.exit_code == 0 else "WA"), said
+        how = f"limit of {done.limit}" if done.limit else f"status {done.exit_code}, signal {done.signal}"
+        raise DataError(f"The checker program failed ({how}); it must end with status 0, 1 or 2: {said}")
+
+
+def _ending(program: Program, outcome: Outcome) -> tuple[Verdict | None, str]:
+    """The verdict that follows from how a run ended; None where its output decides."""
+    if outcome.limit in _LIMITS:
+        return _LIMITS[outcome.limit], f"limit of {outcome.limit}"
+    if outcome.limit is not None:
+        return "RE", f"limit of {outcome.limit}"
+    if outcome.exit_code == 0:
+        return None, ""
+    lang, said = language(program.language), outcome.stderr.decode(errors="replace")
+    how = f"status {outcome.exit_code}" if outcome.signal is None else f"signal {outcome.signal}"
+    if lang.rejected is not None and re.search(lang.rejected, said, re.MULTILINE):
+        return "CE", how
+    if lang.exhausted is not None and re.search(lang.exhausted, said, re.MULTILINE):
+        return "MLE", f"{how}; the runtime had no more memory"
+    return "RE", how
+
+
+def _reached(token: str, outcome: Outcome) -> tuple[Verdict, str]:
+    reached = outcome.stdout.rstrip().endswith(token.encode())
+    return ("AC", "") if reached else ("WA", "it ended before the tests had run")
+
+
+def _result(verdict: Verdict, detail: str, outcome: Outcome) -> CaseResult:
+    return CaseResult(
+        verdict, outcome.cpu_s, outcome.wall_s, outcome.memory_mb, detail, _head(outcome.stdout), _head(outcome.stderr)
+    )  # fmt: skip
+
+
+def _head(content: bytes) -> str:
+    text = content[: 4 * SHOWN_CHARS].decode(errors="replace")
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+
+
+class _SandboxFailed(SandboxError):
+    """Of the sandbox itself, so that only such a failure is tried again."""
