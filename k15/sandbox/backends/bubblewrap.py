@@ -1,17 +1,20 @@
 """The backend for ordinary users: bubblewrap sets up the namespaces, init the disk, the limits and the filter.
 
 Root is never used: started by root it drops to an ordinary uid first, since a job mapped onto root's uid could read what
-root owns. No cgroup is needed: the memory of all processes is watched by init (see `guarantees`).
+root owns. Where cgroups can be made they hold the memory; elsewhere init watches it, every few milliseconds.
 """
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends import seccomp, wire
+from k15.sandbox.backends.cgroups import Group, Nest, find
 from k15.sandbox.backends.exchange import exchange
 from k15.sandbox.backends.native import binary
+from k15.sandbox.backends.slots import Slots
 from k15.sandbox.images.store import Images, open_to_others
 from k15.sandbox.job import Job, Outcome
 
@@ -23,37 +26,62 @@ _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/se
 
 
 class Bubblewrap:
-    """See `k15.sandbox.job.Backend`. Raises SandboxError where bwrap, the filter or the compiled init is missing."""
+    """See `k15.sandbox.job.Backend`. `groups`: None uses cgroups where this process may make them, False never, True must.
+
+    Raises SandboxError where bwrap, the filter, the compiled init or (with groups=True) a writable cgroup is missing.
+    """
 
     name = "bubblewrap"
 
-    def __init__(self, images: Images | None = None) -> None:
+    def __init__(self, images: Images | None = None, *, groups: bool | None = None) -> None:
         program = shutil.which("bwrap")
         if program is None:
             raise SandboxError("the bubblewrap backend needs bwrap; install the package bubblewrap")
         self._bwrap = program
         self._images = images if images is not None else Images()
         self._filter = seccomp.program()
-        self._init = binary("init")
-        self._prefix: list[str] = []
+        self._init, self._launch = binary("init"), binary("launch")
+        self._drop: list[str] = []
         if os.geteuid() == 0:
             closed = open_to_others(self._init)
             if closed is not None:
                 raise SandboxError(
                     f"{closed} is closed to other users, and the sandbox does not run as root; set K15_CACHE_DIR elsewhere"
                 )
-            self._prefix = [str(binary("launch")), "-u", str(DROPPED_UID), "--"]
+            self._drop = ["-u", str(DROPPED_UID)]
+        self._nest = None if groups is False else _nest(must=groups is True)
+        self.memory_is_hard = self._nest is not None
+        self._slots: Slots[Group] | None = None
+        if self._nest is not None:
+            self._slots = Slots(lambda number: self._nest.group(f"slot-{number}"), Group.remove)
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end; blocking, from any thread. Raises SandboxError for an unknown image or a wrong path."""
-        rootfs = self._images.rootfs(job.image)
+        bwrap = command(self._bwrap, self._images.rootfs(job.image), self._init)
+        watch = self._slots is None
         request = wire.request(
-            job, self._filter, mount_tmp=True, watch_memory=True, watch_processes=True, tick_s=TICK_S
-        )  # fmt: skip
-        return exchange([*self._prefix, *command(self._bwrap, rootfs, self._init)], request, job)
+            job, self._filter, mount_tmp=True, watch_memory=watch, watch_processes=True, tick_s=TICK_S if watch else 4 * TICK_S
+        )
+        if self._slots is None:
+            return exchange([str(self._launch), *self._drop, "--", *bwrap] if self._drop else bwrap, request, job)
+        with self._slots.one() as group:
+            enter = [word for path in group.entrances for word in ("-c", str(path))]
+            return group.bound(job, lambda: exchange([str(self._launch), *enter, *self._drop, "--", *bwrap], request, job))
 
     def close(self) -> None:
-        """Nothing is kept between jobs."""
+        """Remove the cgroups, where there are any. No job may be running."""
+        if self._slots is not None:
+            self._slots.close()
+            self._nest.close()
+
+
+def _nest(must: bool) -> Nest | None:
+    try:
+        return Nest(find(), f"k15-bwrap-{secrets.token_hex(4)}")
+    except SandboxError:
+        if must:
+            raise
+        return None  # `guarantees` says that memory is watched and not held
 
 
 def command(bwrap: str, rootfs: Path, init: Path) -> list[str]:
