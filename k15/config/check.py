@@ -228,8 +228,6 @@ RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
 def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
     """Parallel sizes against the model's shape and the number of ranks."""
     p = cfg.parallel
-    if p.context > 1:
-        raise ConfigError(f"parallel.context={p.context}: context parallelism is not supported yet. Give parallel.context=1.")
     heads, kv = int(model["num_attention_heads"]), int(model.get("num_key_value_heads") or model["num_attention_heads"])
     for key, size in (("parallel.tensor", p.tensor), ("rollout.tensor_parallel", cfg.rollout.tensor_parallel)):
         if heads % size or kv % size:
@@ -238,6 +236,12 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
                 f"{key}={size} must divide the model's attention heads ({heads}) and key-value heads ({kv}). "
                 f"Allowed: {', '.join(map(str, fits))}."
             )
+    if p.context > 1 and kv % (p.tensor * p.context):
+        fits = [c for c in range(1, kv + 1) if kv % (p.tensor * c) == 0]
+        raise ConfigError(
+            f"parallel.context={p.context}: tensor x context = {p.tensor} x {p.context} must divide the model's key-value heads "
+            f"({kv}), because attention splits heads over context ranks. Allowed: {', '.join(map(str, fits))}."
+        )
     layers = int(model["num_hidden_layers"])
     if layers % p.pipeline:
         fits = [s for s in range(1, layers + 1) if layers % s == 0]
@@ -248,8 +252,8 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
     model_ranks = p.tensor * p.pipeline * p.context
     if ranks % model_ranks:
         raise ConfigError(
-            f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline = "
-            f"{p.tensor} x {p.pipeline} = {model_ranks}. Change ranks_per_node, nodes or the layout."
+            f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline x "
+            f"context = {p.tensor} x {p.pipeline} x {p.context} = {model_ranks}. Change ranks_per_node, nodes or the layout."
         )
     experts = int(model.get("num_experts") or 0)
     if p.expert > 1:
@@ -257,9 +261,9 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
             raise ConfigError(f"parallel.expert={p.expert}, but the model has no experts. Give parallel.expert=1.")
         if experts % p.expert:
             raise ConfigError(f"parallel.expert={p.expert} must divide the model's {experts} experts.")
-        if (ranks // (p.pipeline * p.context)) % p.expert:
+        if (ranks // p.pipeline) % p.expert:
             raise ConfigError(
-                f"parallel.expert={p.expert} must divide tensor x data parallel ranks = {ranks // (p.pipeline * p.context)}."
+                f"parallel.expert={p.expert} must divide tensor x context x data parallel ranks = {ranks // p.pipeline}."
             )
     if p.tensor > 1 and experts and not p.sequence_parallel:
         raise ConfigError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence_parallel=true.")

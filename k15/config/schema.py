@@ -151,7 +151,7 @@ class ParallelConfig:
     tensor: int = 1
     pipeline: int = 1
     expert: int = 1
-    context: int = 1
+    context: int = 1  # ranks that share a pack's tokens; tensor x context divides the key-value heads
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     recompute: bool = False

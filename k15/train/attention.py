@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state as mpu
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from .context import gather_heads, gather_tokens
 from .shape import ModelShape
 
 try:
@@ -131,17 +133,17 @@ class PackedAttention(MegatronModule):
         assert attention_type == "self" and softmax_scale is None, "only plain self-attention is built here"
 
     def forward(self, query, key, value, attention_mask, /, *, packed_seq_params: PackedLayout, **_unused) -> Tensor:
-        """query [T, 1, N, D], key and value [T, 1, G, D] -> [T, 1, N * D]."""
-        layout = packed_seq_params
-        q = rotate(query.squeeze(1), layout.cos, layout.sin)
-        k = rotate(key.squeeze(1), layout.cos, layout.sin)
-        v = value.squeeze(1)
+        """query [T, 1, N, D], key and value [T, 1, G, D] -> [T, 1, N * D]; T/C each with context parallelism."""
+        layout, group = packed_seq_params, mpu.get_context_parallel_group()
+        q, k, v = (gather_tokens(x.squeeze(1), group) for x in (query, key, value))
+        q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
         if not layout.buckets:
             cu, longest = layout.cu_seqlens, layout.longest
             out = flash_attn_varlen_func(q, k, v, cu, cu, longest, longest, causal=True)
         else:
             parts = [_bucket_attention(q, k, v, bucket) for bucket in layout.buckets]
             out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        out = gather_heads(out, group)
         return out.reshape(out.shape[0], 1, -1)
 
 

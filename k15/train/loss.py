@@ -22,6 +22,7 @@ from k15.kernels.pmd import pmd_loss
 from k15.types import Sample
 
 from .batch import MicroBatch
+from .context import join
 
 LOSSES = ("pmd", "rest")
 
@@ -38,7 +39,8 @@ def response_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """(log-prob [R], entropy [R] or None) of the response tokens under softmax(logits / temperature).
 
-    hidden [T, 1, H], or [T / tensor, 1, H] with sequence parallelism; weight [V_padded / tensor, H].
+    hidden [T, 1, H], or [T / tensor, 1, H] with sequence parallelism, of this context-parallel rank's tokens; the results are
+    of the whole pack. weight [V_padded / tensor, H].
     """
     group = mpu.get_tensor_model_parallel_group()
     if sequence_parallel:
@@ -54,7 +56,10 @@ def response_logprobs(
         return_entropy=entropy,
         vocab_size=vocab,
     )
-    return out if entropy else (out, None)
+    logprob, entropies = out if entropy else (out, None)
+    total, peers = micro.slots.shape[0], mpu.get_context_parallel_group()
+    logprob = join(logprob, micro.own, total, peers)
+    return logprob, None if entropies is None else join(entropies, micro.own, total, peers)
 
 
 def used_samples(kind: str, samples: Sequence[Sample]) -> list[Sample]:

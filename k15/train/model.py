@@ -61,7 +61,8 @@ class HiddenModel(GPTModel):
     """
 
     def forward(self, tokens: Tensor, layout: PackedLayout) -> Tensor:
-        """tokens [T] -> hidden [T, 1, H] of this pipeline stage; [T / tensor, 1, H] with sequence parallelism."""
+        """tokens [T] -> hidden [T, 1, H] of this pipeline stage; [T / tensor, 1, H] with sequence parallelism
+        (T here is this rank's share where there is context parallelism)."""
         hidden = self.embedding(input_ids=tokens[None], position_ids=None) if self.pre_process else None
         return self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=layout)
 
@@ -118,6 +119,7 @@ def initialise_model_parallel(parallel: ParallelConfig) -> None:
     mpu.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=1,
         create_gloo_process_groups=False,
@@ -161,6 +163,7 @@ def transformer_config(
         attention_dropout=0.0,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=1,
         sequence_parallel=parallel.sequence_parallel,

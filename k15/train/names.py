@@ -43,7 +43,7 @@ def owns(name: str) -> bool:
     """Is this rank the one, among data-parallel copies of the parameter's shard, that exports it?"""
     if layout.is_expert(name):
         return mpu.get_expert_data_parallel_rank() == 0
-    return mpu.get_data_parallel_rank() == 0
+    return mpu.get_data_parallel_rank(with_context_parallel=True) == 0
 
 
 @torch.no_grad()

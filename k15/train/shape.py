@@ -119,16 +119,18 @@ def check_layout(shape: ModelShape, parallel: ParallelConfig, world: int) -> Non
         if not ok:
             raise ConfigError(message)
 
-    tp, pp, ep = parallel.tensor, parallel.pipeline, parallel.expert
-    for name, value in (("tensor", tp), ("pipeline", pp), ("expert", ep)):
+    tp, pp, ep, cp = parallel.tensor, parallel.pipeline, parallel.expert, parallel.context
+    for name, value in (("tensor", tp), ("pipeline", pp), ("expert", ep), ("context", cp)):
         need(value >= 1, f"parallel.{name} is {value}; it must be at least 1")
     need(
-        parallel.context == 1,
-        f"parallel.context is {parallel.context}; the trainer supports 1 only. Use tensor instead.",
+        world % (tp * pp * cp) == 0,
+        f"{world} ranks do not divide by parallel.tensor x parallel.pipeline x parallel.context = {tp} x {pp} x {cp}",
     )
-    need(world % (tp * pp) == 0, f"{world} ranks do not divide by parallel.tensor x parallel.pipeline = {tp} x {pp}")
     for name, value in (("attention heads", shape.heads), ("key-value heads", shape.kv_heads)):
-        need(value % tp == 0, f"parallel.tensor is {tp}; it must divide the model's {value} {name}")
+        need(
+            value % (tp * cp) == 0,
+            f"parallel.tensor x parallel.context is {tp} x {cp}; it must divide the model's {value} {name}",
+        )
     need(
         shape.intermediate % tp == 0,
         f"parallel.tensor is {tp}; it must divide the model's intermediate_size {shape.intermediate}",

@@ -150,7 +150,7 @@ class Trainer:
     def _gather_flat(self, parts: Sequence[tuple[Tensor, Tensor]], total: int) -> Tensor:
         """Join (slots, values) of the last pipeline stages over all ranks into one host tensor [total]."""
         flat = torch.zeros(total)
-        if mpu.get_tensor_model_parallel_rank() == 0:
+        if _speaks():
             for slots, values in parts:
                 flat[slots] = values.detach().cpu()
         flat = flat.to(self.device)
@@ -242,7 +242,7 @@ class Trainer:
         micro_batches = self._micro_batches(samples, weights, offsets, ref)
         collected = run(self.ddp, micro_batches, compute, forward_only=False)
         sums = torch.zeros(2, device=self.device)
-        if mpu.get_tensor_model_parallel_rank() == 0:
+        if _speaks():
             for part, _ in collected:
                 sums += part
         dist.all_reduce(sums)
@@ -265,7 +265,8 @@ class Trainer:
                 rotary=self.rotary,
                 device=self.device,
                 dtype=self.dtype,
-                multiple=self.parallel.tensor if self.parallel.sequence_parallel else 1,
+                multiple=self.parallel.context * (self.parallel.tensor if self.parallel.sequence_parallel else 1),
+                context=(mpu.get_context_parallel_rank(), self.parallel.context),
             )
             for indices in plan[mpu.get_data_parallel_rank()]
         ]
@@ -324,6 +325,7 @@ class Trainer:
             "world": dist.get_world_size(),
             "tensor": p.tensor,
             "pipeline": p.pipeline,
+            "context": p.context,
             "expert": p.expert,
             "distributed_optimizer": p.distributed_optimizer,
             "dtype": str(self.dtype),
@@ -354,6 +356,11 @@ class Trainer:
     def _check_on_device(self) -> None:
         if self._offloaded is not None:
             raise TrainerError("the trainer is offloaded; call onload first")
+
+
+def _speaks() -> bool:
+    """Is this rank the one of its tensor- and context-parallel peers, all of which hold the same log-probs, that counts?"""
+    return mpu.get_tensor_model_parallel_rank() == 0 and mpu.get_context_parallel_rank() == 0
 
 
 def _check_algo(algo: AlgoConfig, dtype: str, temperature: float) -> None:

@@ -73,11 +73,11 @@ def test_models_that_are_not_built_are_refused(change, message):
 @pytest.mark.parametrize(
     ("config", "layout", "world", "message"),
     [
-        (QWEN2, {"tensor": 4}, 4, "parallel.tensor is 4; it must divide the model's 2 key-value heads"),
+        (QWEN2, {"tensor": 4}, 4, "parallel.tensor x parallel.context is 4 x 1; it must divide the model's 2 key-value heads"),
         (QWEN2, {"pipeline": 3}, 3, "must divide the model's 4 layers"),
         (QWEN2, {"tensor": 2}, 3, "3 ranks do not divide"),
         (QWEN2, {"expert": 2}, 2, "no experts"),
-        (QWEN2, {"context": 2}, 2, "parallel.context is 2"),
+        (QWEN2, {"context": 2, "tensor": 2}, 4, "parallel.tensor x parallel.context is 2 x 2"),
         (QWEN2, {"sequence_parallel": True}, 1, "needs parallel.tensor > 1"),
         (QWEN2, {"tensor": 0}, 1, "at least 1"),
         (MOE, {"expert": 3}, 3, "must divide the model's 4 experts"),

@@ -16,6 +16,8 @@ LAYOUTS = {  # ranks, model, layout
     "dp2": (2, "dense", {}),
     "dp2_ep2": (2, "moe", {"expert": 2}),
     "tp2_moe": (2, "moe", {"tensor": 2, "sequence_parallel": True}),
+    "cp2_dp2": (4, "dense", {"context": 2}),
+    "cp2_moe": (2, "moe", {"context": 2, "expert": 2, "recompute": True}),
     "tp2_pp2": (4, "tied", {"tensor": 2, "pipeline": 2, "recompute": True}),
     "tp2_pp2_ep2": (8, "moe", {"tensor": 2, "pipeline": 2, "expert": 2, "sequence_parallel": True}),
 }

@@ -29,7 +29,7 @@ def folder(tmp_path):
 CASES = {
     "tensor parallel does not divide the heads": (["model.path={f}", "parallel.tensor=4"], ["parallel.tensor=4", "6", "Allowed: 1, 2"]),
     "pipeline does not divide the layers": (["model.path={f}", "parallel.pipeline=3", "parallel.ranks_per_node=3"], ["4 layers", "1, 2, 4"]),
-    "ranks not divisible by the layout": (["model.path={f}", "parallel.tensor=2"], ["1 ranks", "2 x 1"]),
+    "ranks not divisible by the layout": (["model.path={f}", "parallel.tensor=2"], ["1 ranks", "2 x 1 x 1"]),
     "experts without a mixture": (["parallel.expert=2", "parallel.ranks_per_node=2"], ["no experts"]),
     "tau is not positive": (["algo.tau=0"], ["algo.tau", "greater than 0"]),
     "one sample with leave_one_out": (["algo.samples_per_prompt=1", "algo.baseline=leave_one_out"], ["leave_one_out", "at least 2"]),
@@ -48,7 +48,7 @@ CASES = {
     "user data for the tiny model": (["data=jsonl", "data.path={f}/config.json"], ["model.path"]),
     "not a number": (["algo.lr=fast"], ["algo.lr", "fast"]),
     "a fraction over 1": (["rollout.top_p=1.5"], ["rollout.top_p", "0 to 1"]),
-    "context parallel": (["parallel.context=2"], ["parallel.context=2"]),
+    "context parallel over too few heads": (["parallel.context=4", "parallel.ranks_per_node=4"], ["parallel.context=4", "Allowed: 1, 2"]),
     "custom reward form": (["reward.custom=my_rewards.brevity"], ["package.module:function"]),
     "half precision": (["model.dtype=float16"], ["float16", "bfloat16, float32"]),
     "no sample in the evaluation": (["eval.samples=0"], ["eval.samples", "greater than 0"]),
