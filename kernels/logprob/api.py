@@ -1,19 +1,22 @@
-"""`linear_logprob`: log-probabilities of given tokens straight from hidden states, without storing the logits.
+"""`linear_logprob`: log-probabilities of given tokens straight from hidden states, without storing [T, V] logits.
 
 Shapes: T tokens, H hidden, V vocabulary, n tensor-parallel ranks. Accumulation is fp32 (fp64 for fp64 inputs).
 
-The logits of a block of tokens are made, reduced to three numbers a token and dropped; backward makes them again.
-With a tensor-parallel group each rank holds V/n rows of the weight, and only those three numbers are exchanged.
+Forward reduces blocks of logits to three numbers a token; backward makes the logits again (8 T H V operations in all; the loss
+that needs only 6 is `fused.linear_pmd`). With a tensor-parallel group each rank holds V/n rows of the weight, and only those
+numbers and the gradient of hidden are exchanged.
 """
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import backend as backends
+from .blocks import finish, forward_stats, gradients, local_targets, make_head
+from .check import check_arrived, check_shapes, check_targets
+from .chunked import ChunkedLogprob
 from .naive import IGNORE
-
-BLOCK_ELEMENTS = 1 << 22
-"""Logits alive at once (16 MiB in fp32): the token block is this divided by the local vocabulary."""
+from .tuning import for_device
 
 
 def linear_logprob(
@@ -25,6 +28,7 @@ def linear_logprob(
     tp_group: dist.ProcessGroup | None = None,
     return_entropy: bool = False,
     vocab_size: int | None = None,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """log softmax(hidden @ weight.T / temperature)[target] -> logprob [T], and the entropy [T] if asked for.
 
@@ -32,105 +36,67 @@ def linear_logprob(
     int64, global ids in 0..vocab_size-1, or -100 for "ignore" (gives 0 and no gradient). `vocab_size` (default V)
     excludes padding rows at the end of the weight. Differentiable in hidden and weight, once.
 
+    backend: "triton", "torch", or "auto" (Triton on a GPU, else PyTorch). fp64 always takes PyTorch's path. fp32 products
+    follow torch's float32_matmul_precision (no TF32 unless it was asked for).
+
     Tensor-parallel contract: hidden and target are the same on all ranks of the group; the gradient of hidden is
     complete (summed over the group) on every rank, that of the weight is this rank's. A caller with sequence
     parallelism gathers hidden first, with a backward that only takes its own slice.
 
-    Raises ValueError for wrong shapes, a temperature that is not positive, or a target that is out of range.
+    Raises ValueError for wrong shapes, dtypes or devices, a temperature that is not positive, or a target that is out of
+    range (on a GPU: the token's log-probability is NaN, and the error comes with a later call; see `check.check_targets`).
     """
     size, rank = (1, 0) if tp_group is None else (tp_group.size(), tp_group.rank())
     total = weight.shape[0] * size if vocab_size is None else vocab_size
-    _check(hidden, weight, target, temperature, total, size)
-    start = rank * weight.shape[0]
+    check_shapes(hidden, weight, target, temperature, total, size)
+    triton = choose_triton(backend, hidden, "logprob")
+    bad = check_targets(target, total)
     group = tp_group if size > 1 else None
-    logprob, entropy = _LinearLogprob.apply(hidden, weight, target, temperature, group, start, total, return_entropy)
+    if triton:
+        logprob, entropy = _BlockLogprob.apply(hidden, weight, target, bad, temperature, group, total, return_entropy)
+    else:
+        start = rank * weight.shape[0]
+        logprob, entropy = ChunkedLogprob.apply(hidden, weight, target, bad, temperature, group, start, total, return_entropy)
     return (logprob, entropy) if return_entropy else logprob
 
 
-def _check(hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, total: int, size: int) -> None:
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [T, H] and [V, H]")
-    if target.shape != hidden.shape[:1]:
-        raise ValueError(f"target has shape {tuple(target.shape)}; {hidden.shape[0]} tokens need [{hidden.shape[0]}]")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be > 0")
-    if not 0 < total <= weight.shape[0] * size:
-        raise ValueError(f"vocab_size is {total}; it must be in 1..{weight.shape[0] * size} (rows of the weight)")
-    bad = (target != IGNORE) & ((target < 0) | (target >= total))
-    if bool(bad.any()):
-        at = int(bad.nonzero()[0])
-        raise ValueError(f"target[{at}] is {int(target[at])}; it must be in 0..{total - 1}, or {IGNORE} to ignore")
+def choose_triton(backend: str, hidden: Tensor, op: str) -> bool:
+    """Whether `op` runs its Triton kernels. ValueError for an unknown backend, or "triton" where it cannot run."""
+    if hidden.dtype == torch.float64:
+        if backend == "triton":
+            raise ValueError(
+                f"backend is 'triton' for {op}, but hidden is float64, which it does not compute. Use 'auto' or 'torch'."
+            )
+        backend = "torch" if backend == "auto" else backend
+    return backends.choose(backend, hidden.device, op) == "triton"
 
 
-class _LinearLogprob(torch.autograd.Function):
+class _BlockLogprob(torch.autograd.Function):
     """Forward keeps hidden, weight, log Z [T] and the entropy [T]; backward makes the logits again, block by block."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, temperature, group, start, total, want_entropy):
-        acc = torch.promote_types(hidden.dtype, torch.float32)
-        rows = weight[: max(0, min(weight.shape[0], total - start))].to(acc)
-        tokens = hidden.shape[0]
-        local = target - start
-        mine = (target != IGNORE) & (local >= 0) & (local < rows.shape[0])
-        local = torch.where(mine, local, 0)
-        top = hidden.new_full((tokens,), float("-inf"), dtype=acc)
-        stats = hidden.new_zeros((3, tokens), dtype=acc)  # sum of exp, target's logit, sum of exp * logit
-        if rows.shape[0] > 0:
-            for a, b, logits in _logit_blocks(hidden, rows, temperature):
-                top[a:b] = logits.amax(-1)
-                picked = logits.gather(1, local[a:b, None]).squeeze(1)
-                stats[1, a:b] = torch.where(mine[a:b], picked, 0.0)
-                if want_entropy:
-                    e = (logits - top[a:b, None]).exp()
-                    stats[2, a:b] = (e * logits).sum(-1)
-                    stats[0, a:b] = e.sum(-1)
-                else:
-                    stats[0, a:b] = logits.sub_(top[a:b, None]).exp_().sum(-1)
-        if group is not None:
-            local_top = top.clone()
-            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
-            stats[0::2] *= (local_top - top).exp()
-            dist.all_reduce(stats, group=group)
-        log_z = top + stats[0].log()
-        keep = target != IGNORE
-        logprob = torch.where(keep, stats[1] - log_z, 0.0)
-        entropy = torch.where(keep, log_z - stats[2] / stats[0], 0.0) if want_entropy else logprob.new_zeros(0)
-        ctx.save_for_backward(hidden, weight, local, mine, keep, log_z, entropy)
-        ctx.rest = (temperature, group, rows.shape[0], acc, want_entropy)
-        if not want_entropy:
+    def forward(ctx, hidden, weight, target, bad, temperature, group, total, want_entropy):
+        hidden = hidden.contiguous()
+        head = make_head(weight, temperature, group, total, True, for_device(hidden.device))
+        local, keep = local_targets(target, weight.shape[0], head), target != IGNORE
+        stats = forward_stats(head, hidden, local, want_entropy)
+        log_z, logprob, entropy = finish(head, stats, keep, bad)
+        ctx.save_for_backward(hidden, weight, local, keep, log_z, entropy)
+        ctx.rest = (temperature, group, total)
+        ctx.set_materialize_grads(False)
+        if entropy is None:
+            entropy = logprob.new_zeros(0)
             ctx.mark_non_differentiable(entropy)
         return logprob, entropy
 
     @staticmethod
     def backward(ctx, grad_logprob, grad_entropy):
-        hidden, weight, local, mine, keep, log_z, entropy = ctx.saved_tensors
-        temperature, group, valid, acc, want_entropy = ctx.rest
-        g = torch.where(keep, grad_logprob, 0.0).to(acc)
-        ge = torch.where(keep, grad_entropy, 0.0).to(acc) if want_entropy else None
-        rows = weight[:valid].to(acc)
-        d_hidden = torch.zeros_like(hidden, dtype=acc)
-        d_weight = torch.zeros_like(weight, dtype=acc)
-        if valid > 0:
-            for a, b, logits in _logit_blocks(hidden, rows, temperature):
-                logp = logits.sub_(log_z[a:b, None])
-                p = logp.exp()
-                if ge is None:
-                    d = p.mul_(-g[a:b, None])
-                else:  # d entropy / d logit_j = -p_j (log p_j + entropy)
-                    d = p.mul_(-(g[a:b, None] + ge[a:b, None] * (logp + entropy[a:b, None])))
-                d.scatter_add_(1, local[a:b, None], torch.where(mine[a:b], g[a:b], 0.0)[:, None])
-                d.div_(temperature)
-                d_hidden[a:b] = d @ rows
-                d_weight[:valid].addmm_(d.T, hidden[a:b].to(acc))
-        if group is not None:
-            dist.all_reduce(d_hidden, group=group)
-        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), None, None, None, None, None, None
-
-
-def _logit_blocks(hidden: Tensor, rows: Tensor, temperature: float):
-    """(start, stop, logits [stop-start, V_local]) for blocks of tokens; in rows.dtype, divided by temperature."""
-    step = max(1, BLOCK_ELEMENTS // rows.shape[0])
-    for a in range(0, hidden.shape[0], step):
-        b = min(a + step, hidden.shape[0])
-        logits = hidden[a:b].to(rows.dtype) @ rows.T
-        yield a, b, logits if temperature == 1.0 else logits.div_(temperature)
+        check_arrived()
+        hidden, weight, local, keep, log_z, entropy = ctx.saved_tensors
+        temperature, group, total = ctx.rest
+        head = make_head(weight, temperature, group, total, True, for_device(hidden.device))
+        g = log_z.new_zeros(log_z.shape) if grad_logprob is None else torch.where(keep, grad_logprob, 0.0).to(head.acc)
+        ge = None if grad_entropy is None or entropy is None else torch.where(keep, grad_entropy, 0.0).to(head.acc)
+        need = ctx.needs_input_grad[:2]
+        d_hidden, d_weight = gradients(head, hidden, weight.shape[0], local, log_z, g, ge, entropy, need)
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, *[None] * 6

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.multiprocessing as mp
-from k15.kernels.logprob import IGNORE, api, linear_logprob, linear_logprob_naive
+from k15.kernels.logprob import IGNORE, chunked, linear_logprob, linear_logprob_naive
 
 TOKENS, HIDDEN, VOCAB = 13, 7, 11
 
@@ -20,7 +20,7 @@ def _case(dtype=torch.float64, tokens=TOKENS, vocab=VOCAB, seed=0):
 @pytest.mark.parametrize("block", [1, 30, 1 << 22])
 @pytest.mark.parametrize("vocab_size", [None, 9])
 def test_values_and_gradients_equal_the_reference(monkeypatch, block, vocab_size):
-    monkeypatch.setattr(api, "BLOCK_ELEMENTS", block)  # a block of 1 token, of 2, of all
+    monkeypatch.setattr(chunked, "BLOCK_ELEMENTS", block)  # a block of 1 token, of 2, of all
     hidden, weight, target = _case()
     target = torch.where(target >= (vocab_size or VOCAB), 0, target)
     grads = []
