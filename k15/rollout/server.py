@@ -14,6 +14,7 @@ import aiohttp
 from k15.config.schema import RolloutConfig
 from k15.errors import ConfigError, EngineError, unknown_name
 from k15.rollout.guard import TOKEN_ENV
+from k15.rollout.scheduler import SCHEDULER
 
 SERVED_NAME = "policy"
 """The model's name in vLLM's API, whatever its folder is called."""
@@ -83,6 +84,8 @@ def engine_command(
         flags += ["enable-sleep-mode"]
     if worker_extension is not None:
         options["worker-extension-cls"] = worker_extension
+    if cfg.repetition.enabled:
+        options["scheduler-cls"] = SCHEDULER  # vLLM's own, with a faster repetition check
     for name, value in options.items():
         argv += [f"--{name}", str(value)]
     argv += [f"--{name}" for name in flags]

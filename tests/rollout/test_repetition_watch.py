@@ -1,12 +1,16 @@
 """TailWatch: vLLM's verdict after every token, whatever the sequence, also past the first repetition."""
 
 import random
+from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from repetitive import RULES, SEQUENCES, fibonacci_word, square_free, thue_morse
 from vllm_repetition import vllm_says
 
+from k15.rollout.scheduler import repeated
 from k15.rollout.tail import TailWatch
 
 
@@ -44,3 +48,27 @@ def test_long_periods_are_found_at_the_exact_token_after_long_noise():
 def test_bounds_out_of_order_are_refused(rule):
     with pytest.raises(ValueError, match="needed: 1 <= min_period <= max_period and min_repeats >= 2"):
         TailWatch(*rule)
+
+
+class Output(list):
+    """As a request's list of sampled tokens in vLLM: an object that can hold attributes."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens=SEQUENCES, rule=RULES, steps=st.lists(st.integers(1, 9), max_size=30), cleared=st.integers(0, 60))
+def test_the_engines_check_is_vllms_whenever_it_is_asked(tokens, rule, steps, cleared):
+    """Token by token, after gaps (min_tokens), and after the list was emptied."""
+    params = SimpleNamespace(max_pattern_size=rule[0], min_count=rule[1], min_pattern_size=rule[2])
+    output, asked = Output(), set(accumulate([*steps, *([1] * len(tokens))]))
+    for n, token in enumerate(tokens, 1):
+        if n == cleared:
+            output.clear()
+        output.append(token)
+        if n in asked:
+            assert repeated(output, params) == vllm_says(list(output), *rule)
+
+
+def test_the_engines_check_can_be_switched_off_and_takes_zero_for_one():
+    off = SimpleNamespace(max_pattern_size=0, min_count=0, min_pattern_size=0)
+    assert not repeated(Output([1, 1, 1]), off)
+    assert repeated(Output([1, 1, 1]), SimpleNamespace(max_pattern_size=1, min_count=3, min_pattern_size=0))

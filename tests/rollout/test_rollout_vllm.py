@@ -76,6 +76,7 @@ def engine(policy, tmp_path_factory):
             raise
         yield url, token, process.pid
         assert token not in log.read_text()
+        assert "repetition check: k15.rollout.tail.TailWatch in place of vLLM's own" in log.read_text()
     finally:
         os.killpg(process.pid, 15)
         try:
