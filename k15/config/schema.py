@@ -55,7 +55,7 @@ class WarmupConfig:
     min_lr: float = 2e-4
     guess_fraction: float = 0.6  # answered at once
     slip_fraction: float = 0.06  # worked in steps, with a slip that is noticed and corrected
-    checked_fraction: float = 0.22  # worked in steps, and the last operation worked again: a detour, right but long
+    checked_fraction: float = 0.28  # worked in steps, and the last operation worked again: a detour, right but long
 
 
 @dataclass

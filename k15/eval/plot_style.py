@@ -92,6 +92,14 @@ def band(ax: Axes, x: list[int], low: list[float], high: list[float], colour: st
     ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
+def mark(ax: Axes, x: float, label: str) -> None:
+    """A vertical line at x, named at its foot."""
+    ax.axvline(x, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
+    ax.annotate(
+        label, (x, 0.03), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", color=GREY, fontsize=8
+    )
+
+
 def stacked_bars(ax: Axes, x: list[int], layers: dict[str, list[float]], colours: dict[str, str]) -> int:
     """Bars of stacked layers; more than MAX_BARS iterations are averaged in equal bins. Returns iterations a bar."""
     size = -(-len(x) // MAX_BARS)

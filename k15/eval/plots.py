@@ -79,6 +79,11 @@ def accuracy_length(run: RunData) -> tuple[Canvas, str]:
         x, y = run.series(metric)
         if y:
             ps.curve(right, x, y, label, colour, **({} if colour == ps.GREY else {"linestyle": (0, (2, 1.6))}))
+    x, y = run.series("reward_length")
+    switched_on = next((i for i, v in zip(x, y, strict=True) if v != 0), None)
+    if switched_on is not None and switched_on > x[0]:
+        ps.mark(right, switched_on - 1, "length penalty on")
+        said.append(f"the length penalty works from iteration {switched_on} on")
     ps.finish(left, title="Accuracy, held-out and training", y="right answers, %")
     ps.finish(right, title="Response length, held-out and training", y="tokens")
     left.set_ylim(bottom=0)
