@@ -41,13 +41,13 @@ class Launch:
 
 
 LAUNCH = {
-    "sm_80": Launch(2048, 8),
-    "sm_90": Launch(2048, 8),  # 512 tiles for 2^20 tokens: one wave of 132 SMs with 4 tiles each
-    "gfx942": Launch(2048, 8),
+    "sm_80": Launch(512, 4),
+    "sm_90": Launch(512, 4),  # four tokens a thread: one 16-byte load an array; 28 warps an SM
+    "gfx942": Launch(512, 2),  # 64 lanes a warp
     "interpreter": Launch(64, 1),
 }
 """By architecture. Chosen from registers and occupancy (docs/kernels-table.md), not measured."""
-DEFAULT_LAUNCH = Launch(2048, 8)
+DEFAULT_LAUNCH = Launch(512, 4)
 
 
 @triton.jit
