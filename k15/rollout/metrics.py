@@ -16,7 +16,7 @@ class PhaseMetrics:
     tail_s: float = 0.0  # from there to the end
     finishes: Counter[str] = field(default_factory=Counter)
     repetition_saved_tokens_upper_bound: int = 0  # max_response_tokens - length of those stopped on a repetition
-    dropped_tokens: int = 0  # sampled beyond a repetition that crosses two segments
+    dropped_tokens: int = 0  # sampled beyond a repetition that crosses two segments; part of what is counted as saved
     retries: int = 0  # requests sent again
     engine_failures: int = 0
     _start: float = field(default_factory=time.monotonic, repr=False)

@@ -66,7 +66,8 @@ def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
     return {
         "tokens_generated": phase.tokens, "tokens_per_s": phase.tokens_per_s, "rollout_tail_s": phase.tail_s,
         "finish_budget": float(phase.finishes.get("budget", 0)),
-        "repetition_tokens_saved": float(phase.repetition_saved_tokens_upper_bound),
+        "repetition_tokens_saved": float(phase.repetition_saved_tokens_upper_bound - phase.dropped_tokens),
+        "repetition_tokens_dropped": float(phase.dropped_tokens),
         "rollout_retries": float(phase.retries), "engine_failures": float(phase.engine_failures),
     }  # fmt: skip
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from repetitive import RULES, SEQUENCES, fibonacci_word, square_free, thue_morse
 from vllm_repetition import vllm_says
 
+from k15.config.schema import RepetitionConfig
+from k15.rollout import repetition
 from k15.rollout.scheduler import repeated
 from k15.rollout.tail import TailWatch
 
@@ -72,3 +74,13 @@ def test_the_engines_check_can_be_switched_off_and_takes_zero_for_one():
     off = SimpleNamespace(max_pattern_size=0, min_count=0, min_pattern_size=0)
     assert not repeated(Output([1, 1, 1]), off)
     assert repeated(Output([1, 1, 1]), SimpleNamespace(max_pattern_size=1, min_count=3, min_pattern_size=0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens=SEQUENCES, rule=RULES, start=st.integers(0, 60))
+def test_first_repetition_is_the_same_by_sums_and_by_watch(tokens, rule, start):
+    cfg = RepetitionConfig(max_period=rule[0], min_repeats=rule[1], min_period=rule[2])
+    by_sums = repetition.first_repetition(tokens, min(start, len(tokens)), cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repetition, "_LONG_PERIOD", 0)
+        assert repetition.first_repetition(tokens, min(start, len(tokens)), cfg) == by_sums
