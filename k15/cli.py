@@ -14,6 +14,7 @@ PLAIN = {
     "status": "k15.launch.status",
     "doctor": "k15.launch.doctor",
     "report": "k15.eval.report",
+    "sandbox": "k15.sandbox.cli",
 }
 SLURM = ("launch", "status", "doctor")  # these ask Slurm
 MULTIRUN = {"-m", "--multirun"}
@@ -24,6 +25,7 @@ USAGE = """usage: k15 COMMAND [words]
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
   report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
+  sandbox  the code sandbox: service, images      k15 sandbox {serve,build,probe}
   doctor   what was found on this machine           k15 doctor
 """
 

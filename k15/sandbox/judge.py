@@ -12,6 +12,7 @@ verdict: it is tried again, and then it is a SandboxError.
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -23,6 +24,10 @@ from k15.sandbox.wire import Case, CaseResult, CompileResult, JudgeResult, Submi
 
 SHOWN_CHARS = 2000
 CHECKER_LIMITS = Limits(wall_s=30.0, cpu_s=20.0, memory_mb=1024, output_bytes=1 << 16)
+_CRASHED = re.compile(
+    rb"^Traceback \(most recent|^Exception in thread|^Unhandled [eE]xception|^\s+at .*:\d+:\d+\)?$", re.MULTILINE
+)
+"""What runtimes say of an uncaught error, whose status is 1 as well: no checker's rejection."""
 _LIMITS: dict[str, Verdict] = {"memory": "MLE", "cpu": "TLE", "wall": "TLE", "output": "OLE"}
 
 
@@ -56,9 +61,10 @@ class Judge:
             return JudgeResult("CE", 0, len(tests), (), compiled)
         checking = _Checking(self, submission.checker)
         limits = limits_of(submission.language, submission.time_s, submission.memory_mb, submission.output_bytes)
+        noise = language(submission.language).noise
         results: list[CaseResult] = []
         for test in tests:
-            outcome = self.run(run_job(program, artifacts, test.stdin.encode(), limits))
+            outcome = _clean(self.run(run_job(program, artifacts, test.stdin.encode(), limits)), noise)
             verdict, detail = _ending(program, outcome)
             if verdict is None:
                 verdict, detail = _reached(token, outcome) if token else checking.verdict(test, outcome.stdout)
@@ -108,10 +114,14 @@ class _Checking:
             command = ("sh", "-c", f"{job.command[2]} input output answer")
         done = self._judge.run(Job(command, job.image, b"", files, (), job.env, job.limits))
         said = _head(done.stdout + done.stderr)
-        if done.limit is None and done.exit_code in (0, 1, 2):
+        if done.limit is None and (done.exit_code == 0 or (done.exit_code in (1, 2) and not _CRASHED.search(done.stderr))):
             return ("AC" if done.exit_code == 0 else "WA"), said
         how = f"limit of {done.limit}" if done.limit else f"status {done.exit_code}, signal {done.signal}"
         raise DataError(f"The checker program failed ({how}); it must end with status 0, 1 or 2: {said}")
+
+
+def _clean(outcome: Outcome, noise: bytes | None) -> Outcome:
+    return outcome if noise is None else replace(outcome, stdout=re.sub(noise, b"", outcome.stdout, flags=re.MULTILINE))
 
 
 def _ending(program: Program, outcome: Outcome) -> tuple[Verdict | None, str]:

@@ -113,7 +113,7 @@ def submission_from(body: Mapping[str, Any]) -> Submission:
     if "checker" in values:
         values["checker"] = record(Checker, "checker", values["checker"])
     if "tests" in values:
-        if not isinstance(values["tests"], list):
+        if not isinstance(values["tests"], list | tuple):
             raise ConfigError("`tests` must be a list of {stdin, expected}.")
         values["tests"] = tuple(record(Case, "tests[]", t) for t in values["tests"])
     return record(Submission, "the submission", values)
@@ -130,6 +130,11 @@ def job_from(body: Mapping[str, Any]) -> Job:
     files, env, keep = values.get("files", {}), values.get("env", {}), values.get("keep", [])
     if not (isinstance(files, dict) and isinstance(env, dict) and isinstance(keep, list)):
         raise ConfigError("`files` and `env` must be objects, `keep` a list.")
+    for path in (*files, *keep):
+        if not isinstance(path, str) or path.startswith("/") or ".." in path.split("/") or path.strip("./") == "":
+            raise ConfigError(f"The path {path!r} must be relative to the working directory, without '..'.")
+    if "\0" in "".join([*values["command"], *env, *map(str, env.values()), *files, *keep]):
+        raise ConfigError("A word, a path or the environment holds a zero byte.")
     values["files"] = {path: _bytes(f"files[{path}]", content) for path, content in files.items()}
     return record(Job, "the job", {**values, "command": tuple(values["command"]), "env": env, "keep": tuple(keep)})
 

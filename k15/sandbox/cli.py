@@ -1,0 +1,153 @@
+"""`k15 sandbox {serve,build,probe}`: run the code-execution service, make its root filesystems, see what works here."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from k15.errors import ConfigError
+from k15.log import get_logger
+
+log = get_logger("sandbox")
+USAGE = """usage: k15 sandbox ACTION [options]
+
+  serve   the HTTP service: /judge, /run, /health, /metrics     k15 sandbox serve --token-file FILE [--port 8021]
+  build   root filesystems of the languages                     k15 sandbox build base cpp java
+  probe   what isolation works on this machine                  k15 sandbox probe
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code. Raises ConfigError and SandboxError."""
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    actions = {"serve": serve, "build": build, "probe": probe}
+    if words[0] not in actions:
+        raise ConfigError(f"k15 sandbox knows serve, build and probe, but not {words[0]!r}.")
+    return actions[words[0]](words[1:])
+
+
+def serve(words: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT; prints the URL once it listens."""
+    from k15.sandbox.backends import open_backend
+    from k15.sandbox.images.store import Images
+    from k15.sandbox.service import Service, ServiceSettings
+
+    args = _serve_parser().parse_args(words)
+    own = _own_images(args.image)
+    settings = ServiceSettings(
+        token=_token(args.token_file), state_dir=_state_dir(args.state_dir), host=args.host, port=args.port, workers=args.workers,
+        queue_size=args.queue_size, max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s,
+    )  # fmt: skip
+    backend = open_backend(args.backend, images=own)
+    try:
+        service = Service(settings, backend, Images(own).names())
+        asyncio.run(_until_signal(service, args.url_file))
+    finally:
+        backend.close()
+    return 0
+
+
+async def _until_signal(service, url_file: str | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    url = await service.start()
+    print(f"sandbox at {url}", flush=True)
+    if url_file is not None:
+        _write(Path(url_file), url)
+    try:
+        await stop.wait()
+    finally:
+        log.info("the sandbox stops")
+        await service.close()
+
+
+def build(words: Sequence[str]) -> int:
+    """Build images, and C++'s precompiled header in those that have g++."""
+    from k15.sandbox.backends import open_backend
+    from k15.sandbox.images.__main__ import main as images
+    from k15.sandbox.images.store import Images
+    from k15.sandbox.precompiled import precompile
+
+    if {"-h", "--help"} & set(words):
+        return images(["build", "--help"])
+    code = images(["build", *words])
+    built = [w for w in words if w in ("cpp", "all")] if code == 0 else []
+    if built:
+        with contextlib.closing(open_backend("auto")) as backend:
+            for name in built:
+                size = precompile(backend, Images().rootfs(name), name)
+                print(f"{name}: " + (f"precompiled header of {size >> 20} MB" if size else "precompiled header is there already"))
+    return code
+
+
+def probe(words: Sequence[str]) -> int:
+    """Print what `k15.sandbox.backends.probe` found."""
+    from k15.sandbox import backends
+
+    if words:
+        raise ConfigError("k15 sandbox probe takes no options.")
+    print(backends.probe())
+    return 0
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="k15 sandbox serve", allow_abbrev=False)
+    add = parser.add_argument
+    add("--token-file", help="holds the bearer token; else the environment's K15_SANDBOX_TOKEN")
+    add("--host", default="127.0.0.1", help="address to listen on (never all of them)")
+    add("--port", type=int, default=0, help="0: a free one")
+    add("--url-file", help="written once the service listens")
+    add("--backend", default="auto")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at once")
+    add("--queue-size", type=int, default=256, help="requests that may wait or run; more get 429")
+    add("--max-request-mb", type=int, default=16)
+    add("--state-dir", help="journal of accepted requests, on a local disk; the same one again continues it")
+    add("--keep-s", type=float, default=3600.0, help="how long results are kept")
+    add("--grace-s", type=float, default=20.0, help="for running jobs when the service is stopped")
+    add("--image", action="append", default=[], metavar="NAME=DIR", help="a root filesystem of your own")
+    return parser
+
+
+def _token(path: str | None) -> str:
+    if path is None:
+        token = os.environ.pop("K15_SANDBOX_TOKEN", "")
+        if not token:
+            raise ConfigError("The sandbox does not start without a token: openssl rand -hex 24 > FILE; --token-file FILE")
+        return token
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"--token-file {path} cannot be read: {error.strerror}.") from error
+
+
+def _state_dir(path: str | None) -> Path:
+    return Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="k15-sandbox-"))
+
+
+def _own_images(words: Sequence[str]) -> dict[str, str | Path]:
+    own: dict[str, str | Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not (name and equals and Path(folder).is_dir()):
+            raise ConfigError(f"--image {word}: give NAME=DIR, DIR a root filesystem.")
+        own[name] = folder
+    return own
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,3 @@
+    local x more=()
+    for x in $1; do more+=($((x + 1))); done
+    echo "${more[*]}"

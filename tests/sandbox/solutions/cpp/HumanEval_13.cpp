@@ -1,0 +1,1 @@
+    return std::gcd(a, b);

@@ -1,0 +1,3 @@
+    std::set<int> seen;
+    for (unsigned char c : string) seen.insert(std::tolower(c));
+    return seen.size();

@@ -1,0 +1,2 @@
+    for (char &c : string) c = std::isupper(c) ? std::tolower(c) : std::toupper(c);
+    return string;

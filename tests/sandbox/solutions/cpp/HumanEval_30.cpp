@@ -1,0 +1,2 @@
+    l.erase(std::remove_if(l.begin(), l.end(), [](long x) { return x <= 0; }), l.end());
+    return l;

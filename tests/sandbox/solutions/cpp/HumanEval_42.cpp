@@ -1,0 +1,2 @@
+    for (long &x : l) x++;
+    return l;

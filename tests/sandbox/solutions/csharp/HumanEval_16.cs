@@ -1,0 +1,1 @@
+        return str.ToLower().Distinct().Count();

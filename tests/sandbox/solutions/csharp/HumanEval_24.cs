@@ -1,0 +1,3 @@
+        for (long divisor = n / 2; divisor > 1; divisor--)
+            if (n % divisor == 0) return divisor;
+        return 1;

@@ -1,0 +1,1 @@
+        return l.Where(x => x > 0).ToList();

@@ -1,0 +1,1 @@
+        return l.Select(x => x + 1).ToList();

@@ -1,0 +1,1 @@
+        return string.toLowerCase().chars().distinct().count();

@@ -1,0 +1,1 @@
+        return l.stream().map(x -> x + 1).collect(Collectors.toCollection(ArrayList::new));

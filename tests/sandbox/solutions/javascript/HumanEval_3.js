@@ -1,0 +1,3 @@
+  let balance = 0;
+  return operations.some((change) => (balance += change) < 0);
+}

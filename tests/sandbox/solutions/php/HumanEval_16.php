@@ -1,0 +1,2 @@
+    return count(array_filter(count_chars(strtolower($string), 1)));
+}

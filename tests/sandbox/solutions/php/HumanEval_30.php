@@ -1,0 +1,2 @@
+    return array_values(array_filter($l, fn($x) => $x > 0));
+}

@@ -1,0 +1,2 @@
+    return array_map(fn($x) => $x + 1, $l);
+}

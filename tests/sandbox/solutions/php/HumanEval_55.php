@@ -1,0 +1,2 @@
+    return $n < 2 ? $n : fib($n - 1) + fib($n - 2);
+}
