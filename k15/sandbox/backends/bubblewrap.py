@@ -11,7 +11,7 @@ from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends import seccomp, wire
-from k15.sandbox.backends.cgroups import Group, Nest, find
+from k15.sandbox.backends.cgroups import Group, Nest, find, sweep
 from k15.sandbox.backends.exchange import exchange
 from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.slots import Slots
@@ -77,7 +77,8 @@ class Bubblewrap:
 
 def _nest(must: bool) -> Nest | None:
     try:
-        return Nest(find(), f"k15-bwrap-{secrets.token_hex(4)}")
+        sweep()
+        return Nest(find(), f"k15-bwrap-{os.getpid()}-{secrets.token_hex(4)}")
     except SandboxError:
         if must:
             raise

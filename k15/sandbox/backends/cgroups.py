@@ -6,6 +6,7 @@ a leaf beside the slots (this is what a delegated group is for: a Slurm step, a 
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -210,3 +211,32 @@ def _write(path: Path, text: str) -> None:
         raise
     except OSError as e:
         raise SandboxError(f"the cgroup file {path.name} refuses {text!r}: {e.strerror}; {_REMEDY}") from e
+
+
+def sweep() -> list[str]:
+    """Remove what services that were killed have left: groups and folders named after a process that is gone; their names.
+
+    Nothing runs in them: a sandbox ends with the service that started it.
+    """
+    roots = {d for d in _roots() if d.is_dir()}
+    stale = [d for root in roots for d in root.glob("k15-*-*-*") if _dead(d.name)]
+    for directory in stale:
+        if directory.is_relative_to(BASE):
+            for inner in (*directory.glob("slot-*"), directory):
+                with contextlib.suppress(OSError):  # another service may be sweeping as well
+                    inner.rmdir()
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+    return sorted({d.name for d in stale})
+
+
+def _roots() -> list[Path]:
+    try:
+        return [*find().directories(), Path("/run")]
+    except SandboxError:
+        return []
+
+
+def _dead(name: str) -> bool:
+    pid = name.split("-")[2]
+    return pid.isdigit() and not Path("/proc", pid).exists()

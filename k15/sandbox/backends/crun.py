@@ -55,7 +55,10 @@ class Crun:
         self._filter = seccomp.program()
         self._init, self._launch = binary("init"), binary("launch")
         self._places = cgroups.find()
-        self._folder = Path(tempfile.mkdtemp(prefix="k15-crun-", dir="/run" if os.access("/run", os.W_OK) else None))
+        cgroups.sweep()
+        self._folder = Path(
+            tempfile.mkdtemp(prefix=f"k15-crun-{os.getpid()}-", dir="/run" if os.access("/run", os.W_OK) else None)
+        )
         self._nest = cgroups.Nest(self._places, self._folder.name)
         self._mounts = _namespace(self._launch, "mnt")
         self._names = count()

@@ -34,7 +34,7 @@
 
 int control = -1;
 static DIR *processes_dir;
-static int tmp_fd = -1, work_fd = -1;
+static int tmp_fd = -1, shm_fd = -1, work_fd = -1;
 
 struct blob { char *data; uint32_t size; };
 static struct { char *at, *end; } input;
@@ -184,6 +184,7 @@ static void prepare_disk(const struct head *head)
 	tmp_fd = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	mkdirat(tmp_fd, "shm", 0755);
 	mkdirat(tmp_fd, "work", 0755);
+	shm_fd = open("/dev/shm", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* the same disk, or under crun a second one like it */
 	work_fd = openat(tmp_fd, "work", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (tmp_fd < 0 || work_fd < 0 || fchdir(work_fd)) fail("cannot open the working directory");
 }
@@ -274,7 +275,9 @@ static void survey(uint64_t *cpu_us, uint64_t *memory)
 static int disk_full(void)
 {
 	struct statvfs disk;
-	return !fstatvfs(tmp_fd, &disk) && (disk.f_bfree * disk.f_frsize < 65536 || disk.f_ffree == 0);
+	for (int i = 0; i < 2; i++)
+		if (!fstatvfs(i ? shm_fd : tmp_fd, &disk) && (disk.f_bfree * disk.f_frsize < 65536 || disk.f_ffree == 0)) return 1;
+	return 0;
 }
 
 struct end { int done, status; uint32_t limit; uint64_t cpu_us, memory; int full; };

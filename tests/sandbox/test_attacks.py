@@ -1,0 +1,237 @@
+"""The attack suite: every attack fails on every backend that is offered here, and the next job finds a healthy sandbox."""
+
+import gc
+import json
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import attacks
+import pytest
+from offered import MARK, SMALL, backend, base_image, leftovers, new  # noqa: F401
+
+from k15.sandbox.job import Job
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the attacks name system calls by their x86-64 numbers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host(tmp_path_factory):
+    """Things on the host that a sandbox must not find, as JSON."""
+    folder = tmp_path_factory.mktemp("host")
+    folder.chmod(0o777)
+    secret = "sdrawkcab-terces-" + os.urandom(6).hex()
+    (folder / "secret").write_text(secret)
+    os.environ["K15_LAUNCHER_SECRET"] = secret
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as named, socket.socket() as port:
+        abstract.bind("\0k15-" + secret)
+        named.bind(str(folder / "socket"))
+        port.bind(("127.0.0.1", 0))
+        for s in (abstract, named, port):
+            s.listen(50)
+        paths = [str(folder / "secret"), str(Path(__file__)), "/var/cache/k15", str(Path.home() / ".profile"), "/sys/fs/cgroup"]
+        yield json.dumps({
+            "paths": paths,
+            "socket_file": str(folder / "socket"), "port": port.getsockname()[1],
+            "secret": secret[::-1], "pid": os.getpid(), "parent": os.getppid(), "mark": MARK, "nproc": True,
+        })  # fmt: skip
+    del os.environ["K15_LAUNCHER_SECRET"]
+
+
+def attack(backend, host, script, limits=SMALL, ends=True, **words):  # noqa: F811
+    """Run an attack; asserts that nothing of it worked and that the sandbox is healthy afterwards."""
+    code = attacks.PRELUDE + script + ("\nprint('held')\n" if ends else "")
+    started = time.monotonic()
+    outcome = backend.run(Job(["python3", "-c", code], env={"K15_HOST": host}, limits=limits, **words))
+    took = time.monotonic() - started
+    assert outcome.error is None, outcome
+    broken = [line for line in outcome.stdout.decode(errors="replace").splitlines() if line.startswith("BROKEN")]
+    assert not broken, "\n".join(broken)
+    if ends:
+        assert outcome.stdout.endswith(b"held\n"), outcome
+    assert took < limits.wall_s + 10
+    health = backend.run(Job(["sh", "-c", "echo healthy; ls -A"], limits=SMALL))
+    assert (health.exit_code, health.stdout, health.error) == (0, b"healthy\n", None), health
+    return outcome
+
+
+@pytest.mark.parametrize("name", ["NETWORK", "HOST_FILES", "ENVIRONMENT", "KILL", "PROC_WRITES"])
+def test_breaking_out(backend, host, name):  # noqa: F811
+    attack(backend, host, getattr(attacks, name))
+
+
+def test_forbidden_system_calls(backend, host):  # noqa: F811
+    words = json.loads(host) | {"nproc": backend.name == "bubblewrap"}  # under crun the pids cgroup holds the number
+    attack(backend, json.dumps(words), attacks.SYSTEM_CALLS)
+
+
+@pytest.mark.parametrize("code", [attacks.INT80, attacks.X32], ids=["i386", "x32"])
+def test_other_system_call_tables(backend, host, code):  # noqa: F811
+    outcome = attack(backend, host, attacks.OTHER_ABI.replace("{code}", repr(code)), ends=False)
+    assert outcome.signal == signal.SIGSYS
+
+
+def test_killing_everything(backend, host):  # noqa: F811
+    for script in (
+        "os.kill(0, 9)",
+        "os.killpg(os.getpgid(0), 9)",
+        "os.fork()\ntry: os.kill(-1, 9)\nexcept OSError: pass\nos.abort()",
+    ):
+        assert attack(backend, host, script + "\ntime.sleep(1)", ends=False).signal in (signal.SIGKILL, signal.SIGABRT)
+    outcome = attack(backend, host, "os.kill(os.getpid(), signal.SIGSTOP)", limits=replace(SMALL, wall_s=0.7), ends=False)
+    assert outcome.limit == "wall"
+
+
+def test_fork_bomb(backend, host):  # noqa: F811
+    outcome = attack(backend, host, attacks.FORK_BOMB, limits=replace(SMALL, wall_s=2.0), ends=False)
+    assert outcome.limit in ("wall", "cpu") and outcome.stdout == b"held\n"
+
+
+@pytest.mark.parametrize("name", attacks.MEMORY)
+def test_memory_bombs(backend, host, name):  # noqa: F811
+    outcome = attack(backend, host, attacks.MEMORY[name], ends=False)
+    assert outcome.limit == "memory", outcome
+    assert outcome.memory_mb < 2 * SMALL.memory_mb
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_output_bomb(backend, host, stream):  # noqa: F811
+    outcome = attack(backend, host, f"while True: os.write({stream}, b'x' * 65536)", ends=False)
+    assert outcome.limit == "output"
+    assert max(len(outcome.stdout), len(outcome.stderr)) == SMALL.output_bytes
+
+
+def test_file_and_inode_bombs(backend, host):  # noqa: F811
+    fill = "n = 0\ntry:\n  while True: open(f'{folder}/{n}', 'wb').write(b'x' * size); n += size\nexcept OSError: print(n)\nsys.exit(1)"
+    for folder in ("/tmp/work", "/tmp/shm", "/dev/shm"):
+        outcome = attack(backend, host, f"folder, size = {folder!r}, 1 << 20\n" + fill, ends=False)
+        assert outcome.limit == "disk" and int(outcome.stdout) <= SMALL.disk_mb << 20
+        outcome = attack(backend, host, f"folder, size = {folder!r}, 1\n" + fill, ends=False)
+        assert outcome.limit == "disk" and int(outcome.stdout) <= SMALL.files
+
+
+def test_sleeping(backend, host):  # noqa: F811
+    outcome = attack(backend, host, "print('held', flush=True)\ntime.sleep(60)", limits=replace(SMALL, wall_s=0.5), ends=False)
+    assert outcome.limit == "wall" and outcome.wall_s < 3
+
+
+def test_daemons_do_not_survive(backend, host):  # noqa: F811
+    started = time.monotonic()
+    outcome = attack(backend, host, attacks.DAEMON)
+    assert outcome.exit_code == 0 and time.monotonic() - started < 15
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            assert MARK.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() or int(pid) == os.getpid()
+        except OSError:
+            continue
+
+
+def test_links_lead_nowhere(backend, host):  # noqa: F811
+    outcome = attack(backend, host, attacks.LINKS, keep=attacks.LINKS_KEEP)
+    assert outcome.kept == {"good": b"fine"}
+
+
+def test_spoiling_the_working_directory(backend, host):  # noqa: F811
+    for script in (
+        "os.chmod('/tmp/work', 0)",
+        "os.rename('/tmp/work', '/tmp/x'); os.symlink('/etc', '/tmp/work')",
+        "os.rmdir('/tmp/work')",
+    ):
+        assert not {"passwd", "f"} & attack(backend, host, script, keep=["passwd", "f"]).kept.keys()
+
+
+def test_one_sandbox_does_not_see_another(backend, host):  # noqa: F811
+    """Two at once (one after another where the backend runs one at a time) with marks of every kind."""
+    mark = (
+        "open('/tmp/shm/k15-mark', 'w'); open('/dev/shm/k15-mark', 'w'); open('/tmp/k15-mark', 'w')\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind('\\0k15-mark'); s.listen(9)\nprint('held', flush=True); time.sleep(2.5)"
+    )
+    look = (
+        "works('abstract socket of another', lambda: socket.socket(socket.AF_UNIX).connect('\\0k15-mark'))\n"
+        "for d in ('/tmp/shm', '/dev/shm', '/tmp'): works('mark', os.stat, d + '/k15-mark')\n"
+        "if 'k15-mark' in open('/proc/net/unix').read(): print('BROKEN sees sockets of another')\n"
+        "if sum(n.isdigit() for n in os.listdir('/proc')) > 2: print('BROKEN sees processes of another')\n"
+        "for pid in range(2, 4000):\n  if pid != os.getpid(): works('signal', os.kill, pid, 0)"
+    )
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(attack, backend, host, mark, ends=False)
+        time.sleep(0.6)
+        attack(backend, host, look)
+        assert first.result().stdout == b"held\n"
+
+
+def test_the_service_killed(backend, host, base_image, tmp_path):  # noqa: F811
+    """When whoever started a sandbox is killed, the sandbox ends with it."""
+    if os.geteuid() != 0 and backend.name == "crun":
+        pytest.fail("crun is offered to root alone")
+    import subprocess
+    import sys
+
+    mark = f"{MARK}-orphan"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from offered import *\n"
+        f"b = Bubblewrap(groups=False) if {backend.name!r} == 'bubblewrap' else Crun()\n"
+        f"print('up', flush=True); b.run(Job(['python3', '-c', 'import time; time.sleep(60)', {mark!r}], limits=Limits(wall_s=60)))"
+    )
+    service = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE)
+    assert service.stdout.readline() == b"up\n"
+    _wait(lambda: _running(mark), 20)
+    service.kill()
+    service.wait()
+    service.stdout.close()
+    _wait(lambda: not _running(mark), 10)
+    _sweep(service.pid)
+
+
+def _sweep(pid: int) -> None:
+    """What a killed crun service leaves is empty: a later start may take it away."""
+    from k15.sandbox.backends.cgroups import sweep
+
+    sweep()
+    assert not [f for f, _, _ in os.walk("/sys/fs/cgroup") if f"-{pid}-" in f and "k15-" in f]
+    assert not list(Path("/run").glob(f"k15-crun-{pid}-*"))
+
+
+def _running(mark: str) -> bool:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in words and words[0] == b"python3":
+            return True
+    return False
+
+
+def _wait(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_hundred_runs_leave_nothing(backend, host):  # noqa: F811
+    """Mixed jobs from several threads; the same with 20,000 is benchmarks/sandbox/starts.py --leftovers."""
+    jobs = [
+        Job(["sh", "-c", "echo $((6*7)) > f; cat f"]),
+        Job(["sh", "-c", "sleep 60 & sleep 60 & exit 0"]),
+        Job(["sh", "-c", "kill -9 $$"]),
+        Job(["sleep", "60"], limits=replace(SMALL, wall_s=0.05)),
+        Job(["yes"], limits=replace(SMALL, output_bytes=100)),
+    ]
+    backend.run(jobs[0])
+    gc.collect()
+    threads = threading.active_count()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(backend.run, jobs[:2]))
+        before = leftovers()
+        errors = [o.error for o in pool.map(backend.run, jobs * 40) if o.error is not None]
+    assert not errors
+    after = leftovers()
+    assert not new(before, after) and threading.active_count() == threads

@@ -1,0 +1,148 @@
+"""What a backend answers: the same on each of them."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from offered import SMALL, backend, base_image  # noqa: F401
+
+from k15.errors import ConfigError, SandboxError
+from k15.sandbox.backends import GUARANTEES, open_backend, wire
+from k15.sandbox.backends.bubblewrap import Bubblewrap
+from k15.sandbox.backends.probe import Report, choose, examine, table
+from k15.sandbox.images.store import Images
+from k15.sandbox.job import Job, Limits
+
+ENDS = [  # shell words -> exit code, signal
+    ("exit 0", 0, None),
+    ("exit 3", 3, None),
+    ("exit 137", 137, None),  # not to be taken for a signal
+    ("kill -ABRT $$", None, signal.SIGABRT),
+    ("kill -SEGV $$", None, signal.SIGSEGV),
+    ("kill -KILL $$", None, signal.SIGKILL),
+    ("kill -TERM $$", None, signal.SIGTERM),
+]
+
+
+def run(backend, *command, limits=SMALL, **words):  # noqa: F811
+    outcome = backend.run(Job(command, limits=limits, **words))
+    assert outcome.error is None, outcome
+    return outcome
+
+
+@pytest.mark.parametrize("script,code,number", ENDS)
+def test_how_it_ended(backend, script, code, number):  # noqa: F811
+    outcome = run(backend, "sh", "-c", script)
+    assert (outcome.exit_code, outcome.signal, outcome.limit) == (code, number, None)
+
+
+def test_in_and_out(backend):  # noqa: F811
+    text = os.urandom(3 << 20)
+    code = (
+        "import os,sys\nd=sys.stdin.buffer.read()\nopen('copy','wb').write(d)\nos.makedirs('a/b')\n"
+        "open('a/b/c','w').write(open('in/x').read())\n"
+        "sys.stderr.write(os.environ['GREETING'])\nprint(sorted(os.environ), os.getcwd(), len(d), os.getuid(), sys.argv[1])"
+    )
+    outcome = run(
+        backend, "python3", "main.py", "ärgument", stdin=text, files={"main.py": code.encode(), "in/x": b"inner"},
+        keep=["copy", "a/b/c", "nothing"], env={"GREETING": "grüß", "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert outcome.kept == {"copy": text, "a/b/c": b"inner"}
+    assert outcome.stderr.decode() == "grüß"
+    assert outcome.stdout.decode() == f"['GREETING', 'LC_ALL'] {wire.WORKDIR} {len(text)} 65534 ärgument\n"
+    assert 0 < outcome.cpu_s < outcome.wall_s + 2 and outcome.memory_mb > 1
+
+
+def test_each_job_starts_from_nothing(backend):  # noqa: F811
+    run(backend, "sh", "-c", "echo x > /tmp/left; echo x > /dev/shm/left; echo x > left")
+    assert run(backend, "sh", "-c", "ls -A /tmp /dev/shm . | grep left; true").stdout == b""
+
+
+def test_unread_input_and_closed_output(backend):  # noqa: F811
+    outcome = run(backend, "sh", "-c", "exec >&- 2>&-; sleep 0.1; exit 4", stdin=bytes(2 << 20))
+    assert outcome.exit_code == 4
+
+
+def test_unknown_command_and_wrong_paths(backend):  # noqa: F811
+    outcome = run(backend, "no-such-command")
+    assert outcome.exit_code == 127 and b"no-such-command" in outcome.stderr
+    for path in ("../out", "/etc/x", "a/../../b", ""):
+        with pytest.raises(SandboxError, match="relative path"):
+            backend.run(Job(["true"], files={path: b""}))
+    with pytest.raises(SandboxError, match="no sandbox image"):
+        backend.run(Job(["true"], image="fortran"))
+
+
+def test_many_at_once(backend):  # noqa: F811
+    def one(number):
+        return run(backend, "sh", "-c", f"echo {number} > f; read x; echo $x $(cat f)", stdin=f"in{number}\n".encode()).stdout
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(one, range(24)))
+    assert answers == [f"in{n} {n}\n".encode() for n in range(24)]
+
+
+def test_an_image_of_the_users_own(base_image, tmp_path, monkeypatch):  # noqa: F811
+    store = Images({"mine": base_image, "broken": tmp_path})
+    assert store.rootfs("mine") == base_image and "mine" in store.names()
+    with pytest.raises(SandboxError, match="lacks the directories"):
+        store.rootfs("broken")
+    outcome = run(Bubblewrap(store, groups=False), "cat", "/etc/hostname", image="mine")
+    assert outcome.stdout == b"sandbox\n"
+    monkeypatch.setenv("K15_CACHE_DIR", str(tmp_path))
+    with pytest.raises(SandboxError, match="images build base"):
+        Images().rootfs("base")
+
+
+def test_the_probe_finds_what_holds(backend):  # noqa: F811
+    report = examine(backend)
+    allowed = {"memory"} if not getattr(backend, "memory_is_hard", False) else set()
+    assert report.works and set(GUARANTEES) - report.guarantees == allowed, report.problems
+    assert "memory" in table([report])
+
+
+def test_never_less_than_asked_for(base_image):  # noqa: F811
+    """A weaker backend is refused with the reason; a broken one shows what it lets through."""
+
+    class Naked:  # no isolation at all: runs the job on the host (harmless jobs only: the probe's own)
+        name = "naked"
+
+        def run(self, job):
+            import subprocess
+
+            from k15.sandbox.job import Outcome
+
+            if "fork" in job.command[2] or "urandom" in job.command[2] or "open(str" in job.command[2]:
+                return Outcome(0, stdout=b"64")
+            done = subprocess.run(job.command, capture_output=True, env={}, cwd="/")
+            return Outcome(done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+        def close(self):
+            pass
+
+    report = examine(Naked())
+    assert {"network", "files", "processes", "disk", "memory"} <= set(report.problems)
+    with pytest.raises(SandboxError, match=r"naked lacks 'network'.*\n.*Required: network"):
+        choose({"naked": Naked}, ["network"])
+    with pytest.raises(ConfigError, match="sandbox.require"):
+        choose({"naked": Naked}, ["netwrok"])
+    with pytest.raises(ConfigError, match="sandbox.backend"):
+        open_backend("docker")
+    assert Report("x", frozenset(), {}).works is False
+
+
+def test_limits_are_told_apart(backend):  # noqa: F811
+    cases = {
+        "wall": ("sleep 60", {"wall_s": 0.5}),
+        "cpu": ("while :; do :; done", {"cpu_s": 0.3}),
+        "output": ("yes", {"output_bytes": 1000}),
+        "disk": ("head -c 20000000 /dev/full > f; cat /dev/urandom > g", {"disk_mb": 4}),
+    }
+    for name, (script, change) in cases.items():
+        started = time.monotonic()
+        words = {"wall_s": 60.0, "cpu_s": 20.0, "memory_mb": 128, "processes": 16, "disk_mb": 8, "files": 200} | change
+        outcome = run(backend, "sh", "-c", script, limits=Limits(**words))
+        assert outcome.limit == name and time.monotonic() - started < 30, (name, outcome)
+    assert len(run(backend, "yes", limits=Limits(output_bytes=1000)).stdout) == 1000
