@@ -1,8 +1,8 @@
 """The pieces that the forward, the backward and the fused loss are made of: one block of logits at a time.
 
 Shapes: T tokens, H hidden, V this rank's vocabulary rows. A block of logits is fp32 and bounded by Tuning.logits_bytes; it
-is reduced to statistics [3 or 4, T] (max, sum of exp, the target's logit, and for the entropy sum of exp * logit) or turned
-into its gradient, and then overwritten. Each piece runs in Triton or in PyTorch, with the same contract.
+is reduced to statistics [3 or 4, T] (max, sum of e = exp(. - max), the target's logit, and for the entropy sum of e (. - max))
+or turned into its gradient, and then overwritten. Each piece runs in Triton or in PyTorch, with the same contract.
 """
 
 from dataclasses import dataclass
@@ -83,11 +83,12 @@ def row_stats(head: Head, logits: Tensor, local: Tensor, out: Tensor) -> None:
         return
     x = logits if head.scale == 1.0 else logits * head.scale
     out[TOP] = x.amax(-1)
-    e = (x - out[TOP, :, None]).exp_()
+    shifted = x - out[TOP, :, None]
+    e = shifted.exp()
     out[SUM] = e.sum(-1)
     out[PICKED] = torch.where(local >= 0, x.gather(1, local.clamp(min=0)[:, None]).squeeze(1), 0.0)
     if out.shape[0] == 4:
-        out[WEIGHTED] = e.mul_(x).sum(-1)
+        out[WEIGHTED] = e.mul_(shifted).sum(-1)
 
 
 def forward_stats(head: Head, hidden: Tensor, local: Tensor, entropy: bool) -> Tensor:
@@ -117,15 +118,16 @@ def finish(head: Head, stats: Tensor, keep: Tensor, bad: Tensor) -> tuple[Tensor
     if head.group is not None:
         top = stats[TOP].clone()
         dist.all_reduce(top, op=dist.ReduceOp.MAX, group=head.group)
-        fade = (stats[TOP] - top).exp_()
-        stats[SUM] *= fade
+        drop = (stats[TOP] - top).clamp(min=-1e30)  # -inf on a rank whose rows are all padding, where the sums are 0
+        fade = drop.exp()
         if stats.shape[0] == 4:
-            stats[WEIGHTED] *= fade
+            stats[WEIGHTED] = (stats[WEIGHTED] + drop * stats[SUM]) * fade
+        stats[SUM] *= fade
         dist.all_reduce(stats[SUM:], group=head.group)
         stats[TOP] = top
     log_z = stats[TOP] + stats[SUM].log()
     logprob = torch.where(keep, torch.where(bad, float("nan"), stats[PICKED] - log_z), 0.0)
-    entropy = torch.where(keep, log_z - stats[WEIGHTED] / stats[SUM], 0.0) if stats.shape[0] == 4 else None
+    entropy = torch.where(keep, stats[SUM].log() - stats[WEIGHTED] / stats[SUM], 0.0) if stats.shape[0] == 4 else None
     return log_z, logprob, entropy
 
 

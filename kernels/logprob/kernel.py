@@ -4,7 +4,7 @@ Shapes: T tokens, H hidden, V this rank's vocabulary rows, N = columns of a bloc
 sums are fp32. No atomics: every element of every output has one writer and one order of additions, so results repeat
 bit for bit. Sizes that change from batch to batch (T, N) are never specialised on: they cannot trigger a compilation.
 
-    _linear_stats   hidden, weight -> per column tile: max and sum of exp (and sum of exp * logit); no logits are stored
+    _linear_stats   hidden, weight -> per column tile: max and sum of exp (for the entropy one more); no logits are stored
     _product        a [M, K] @ b [K, N] -> fp32, overwriting or accumulating; used where the library has no such product
     _row_stats      a block of logits -> the same statistics of whole rows
     _d_logits       a block of logits -> its gradient in the input dtype
@@ -75,7 +75,7 @@ def _linear_stats(
     hidden, weight, local, parts, picked, rows, cols, inner, col_tiles, hidden_row, weight_row, scale,
     ENTROPY: tl.constexpr, EVEN_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """parts [2 or 3, col_tiles, T]: a tile's max, sum exp(. - max), sum exp(. - max) * logit; picked [T] where the target is."""
+    """parts [2 or 3, col_tiles, T]: a tile's max, sum of e = exp(. - max), sum of e (. - max); picked [T] where the target is."""
     row_tile, col_tile = _tile_of(rows, cols, BM, BN, GROUP)
     row = row_tile * BM + tl.arange(0, BM)
     col = col_tile * BN + tl.arange(0, BN)
@@ -99,8 +99,8 @@ def _linear_stats(
     total = tl.sum(e, axis=1)
     tl.store(out + plane, total, mask=row_ok)
     if ENTROPY:
-        # sum e * logit = sum e * (logit - top) + top * sum e; exp(-inf) * -inf would be NaN past the last column.
-        weighted = tl.sum(e * tl.maximum(shifted, -1e30), axis=1) + top * total
+        # exp(-inf) * -inf would be NaN past the last column.
+        weighted = tl.sum(e * tl.maximum(shifted, -1e30), axis=1)
         tl.store(out + 2 * plane, weighted, mask=row_ok)
 
 
@@ -123,7 +123,7 @@ def _product(
 
 @triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=_VECTORS)
 def _row_stats(logits, local, stats, cols, logits_row, stats_row, scale, ENTROPY: tl.constexpr, BLOCK: tl.constexpr):
-    """stats [3 or 4, rows]: max, sum exp(. - max), the target's logit (0 where local is -1), sum exp(. - max) * logit."""
+    """stats [3 or 4, rows]: max, sum of e = exp(. - max), the target's logit (0 where local is -1), sum of e (. - max)."""
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * logits_row
     col = tl.arange(0, BLOCK)
@@ -136,9 +136,10 @@ def _row_stats(logits, local, stats, cols, logits_row, stats_row, scale, ENTROPY
         higher = tl.maximum(top, tl.max(x, axis=0))
         e = tl.exp(x - higher)
         fade = tl.exp(top - higher)
+        if ENTROPY:  # relative to the maximum: no digits are lost where logits are large
+            drop = tl.maximum(top - higher, -1e30)
+            weighted = (weighted + drop * total) * fade + tl.sum(e * tl.maximum(x - higher, -1e30), axis=0)
         total = total * fade + tl.sum(e, axis=0)
-        if ENTROPY:
-            weighted = weighted * fade + tl.sum(tl.where(ok, e * x, 0.0), axis=0)
         top = higher
     target = tl.load(local + row)
     here = (target >= 0) & (target < cols)
@@ -184,9 +185,12 @@ def linear_stats(hidden: Tensor, weight: Tensor, local: Tensor, scale: float, en
         ENTROPY=entropy, EVEN_K=inner % tile.k == 0, **_launch(tile),
     )  # fmt: skip
     top = parts[0].amax(0)
-    fade = (parts[0] - top).exp_()
-    sums = [(part * fade).sum(0) for part in parts[1:]]
-    return torch.stack([top, sums[0], picked, *sums[1:]])
+    drop = parts[0] - top
+    fade = drop.exp()
+    rows = [top, (parts[1] * fade).sum(0), picked]
+    if entropy:
+        rows.append(((parts[2] + drop * parts[1]) * fade).sum(0))
+    return torch.stack(rows)
 
 
 def product_into(out: Tensor, a: Tensor, b: Tensor, *, accumulate: bool, tuning: Tuning, even_k: bool = False) -> None:
@@ -205,7 +209,7 @@ def product_into(out: Tensor, a: Tensor, b: Tensor, *, accumulate: bool, tuning:
 
 
 def row_stats(logits: Tensor, local: Tensor, scale: float, out: Tensor, tuning: Tuning) -> None:
-    """out [3 or 4, rows] = max, sum of exp, target's logit, sum of exp * logit, of logits [rows, N] fp32 times scale."""
+    """out [3 or 4, rows] = max, sum of e = exp(. - max), target's logit, sum of e (. - max), of logits [rows, N] fp32 * scale."""
     rows, cols = logits.shape
     _row_stats[(rows,)](
         logits, local, out, cols, logits.stride(0), out.stride(0), scale,
@@ -234,7 +238,7 @@ def _launch(tile: Tile) -> dict[str, int]:
 
 
 def compile_cases() -> list[CompileCase]:
-    """One case a kernel, dtype and layout that a run can launch, for every target."""
+    """One case a kernel and layout that a run can launch in bf16, and one a kernel in fp16, for every target."""
     return [case for target in TARGETS for case in _cases(target, TABLE[target])]
 
 
@@ -245,7 +249,7 @@ def _cases(target: str, tuning: Tuning) -> list[CompileCase]:
     for entropy in (False, True):
         tail = "_entropy" if entropy else ""
         blocks, options = _split(tuning.stats_entropy if entropy else tuning.stats)
-        for dtype in ("bf16", "fp16"):
+        for dtype in ("bf16",) if entropy else ("bf16", "fp16"):
             signature = {
                 "hidden": f"*{dtype}", "weight": f"*{dtype}", "local": "*i64", **fp32("parts", "picked"),
                 **i32("rows", "cols", "inner", "col_tiles", "hidden_row", "weight_row"), "scale": "fp32",
@@ -293,7 +297,7 @@ def _product_cases(target: str, blocks: dict[str, int], options: dict[str, int])
     }
     cases = []
     for name, (ones, accumulate, even_k) in layouts.items():
-        for dtype in ("bf16", "fp16"):
+        for dtype in ("bf16", "fp16") if name == "logits" else ("bf16",):
             strides = ("a_row", "a_k", "b_k", "b_col", "out_row")
             signature = {"a": f"*{dtype}", "b": f"*{dtype}", "out": "*fp32", **dict.fromkeys(("rows", "cols", "inner"), "i32")}
             signature |= {s: "constexpr" if s in ones else "i32" for s in strides}

@@ -55,7 +55,7 @@ _HOPPER = Tuning(
     logits_bytes=300 * _MIB,
     d_bytes=900 * _MIB,
 )
-_SMALL = Tile(64, 64, 64, 4, 2)
+_SMALL = Tile(128, 128, 128, 4, 2)
 
 
 def _with_tile(tuning: Tuning, tile: Tile) -> Tuning:
