@@ -68,7 +68,7 @@ class Judge:
             verdict, detail = _ending(program, outcome)
             if verdict is None:
                 verdict, detail = _reached(token, outcome) if token else checking.verdict(test, outcome.stdout)
-            results.append(_result(verdict, detail, outcome))
+            results.append(_result(verdict, detail, outcome, submission.shown_chars))
             if verdict != "AC" and not submission.run_all:
                 break
         worst = next((r.verdict for r in results if r.verdict != "AC"), "AC")
@@ -146,15 +146,16 @@ def _reached(token: str, outcome: Outcome) -> tuple[Verdict, str]:
     return ("AC", "") if reached else ("WA", "it ended before the tests had run")
 
 
-def _result(verdict: Verdict, detail: str, outcome: Outcome) -> CaseResult:
+def _result(verdict: Verdict, detail: str, outcome: Outcome, shown_chars: int) -> CaseResult:
     return CaseResult(
-        verdict, outcome.cpu_s, outcome.wall_s, outcome.memory_mb, detail, _head(outcome.stdout), _head(outcome.stderr)
+        verdict, outcome.cpu_s, outcome.wall_s, outcome.memory_mb, detail,
+        _head(outcome.stdout, shown_chars), _head(outcome.stderr),
     )  # fmt: skip
 
 
-def _head(content: bytes) -> str:
-    text = content[: 4 * SHOWN_CHARS].decode(errors="replace")
-    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+def _head(content: bytes, chars: int = SHOWN_CHARS) -> str:
+    text = content[: 4 * chars + 4].decode(errors="replace")
+    return text if len(text) <= chars else text[:chars] + "..."
 
 
 class _SandboxFailed(SandboxError):

@@ -19,6 +19,7 @@ from k15.sandbox.languages import Program
 Verdict = Literal["AC", "CE", "MLE", "TLE", "OLE", "RE", "WA"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 MAX_TIME_S, MAX_MEMORY_MB, MAX_TESTS, MAX_OUTPUT_BYTES = 60.0, 4096, 1000, 64 << 20
+MAX_SHOWN_CHARS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Case:
 class Submission:
     """A program and its tests: either `tests`, or `harness`, code put after the source that ends with an error where it is wrong.
 
-    `time_s` (processor time) and `memory_mb` are for a C++ program; see `languages.Language` for the others.
+    `time_s` (processor time) and `memory_mb` are for a C++ program; see `languages.Language` for the others. `shown_chars`: how
+    much of each test's standard output comes back (what is longer ends with "...").
     Raises ConfigError for anything out of bounds.
     """
 
@@ -48,9 +50,14 @@ class Submission:
     run_all: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
+    shown_chars: int = 2000
 
     def __post_init__(self) -> None:
-        self.program()
+        try:
+            self.program()
+            "".join(t.stdin + t.expected for t in self.tests).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"A text of the submission is not Unicode: {error}") from error
         if (self.harness is None) == (not self.tests):
             raise ConfigError("A submission needs either `tests` or a `harness`, and not both.")
         if len(self.tests) > MAX_TESTS:
@@ -59,6 +66,7 @@ class Submission:
             ("time_s", self.time_s, 0.01, MAX_TIME_S),
             ("memory_mb", self.memory_mb, 16, MAX_MEMORY_MB),
             ("output_bytes", self.output_bytes, 1, MAX_OUTPUT_BYTES),
+            ("shown_chars", self.shown_chars, 0, MAX_SHOWN_CHARS),
         ):
             if not least <= value <= most:
                 raise ConfigError(f"{name} is {value}; allowed are {least} to {most}.")
@@ -66,12 +74,13 @@ class Submission:
     def program(self, token: str = "") -> Program:
         """What is compiled and run. With a harness its token (see `languages`) must be given to be printed."""
         source = self.source if self.harness is None else f"{self.source}\n{self.harness}"
+        source.encode()
         return Program(self.language, source, {n: t.encode() for n, t in self.files.items()}, token, self.image)
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One test. `detail`: why it is not AC. `stdout`, `stderr`: their first 2,000 characters."""
+    """One test. `detail`: why it is not AC. `stdout`, `stderr`: their first characters, of stdout `Submission.shown_chars`."""
 
     verdict: Verdict
     cpu_s: float
