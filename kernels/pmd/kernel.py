@@ -7,11 +7,12 @@
 Tiles are BLOCK neighbouring tokens wherever sequences begin, so one giant sequence and thousands of tiny ones load the
 chip alike. Sums are INTEGERS: a term x is split into floor(x 2^16) and the rest times 2^56, each added in int64. Integer
 addition has no order, hence atomics are repeatable bit for bit, and a sequence's sum depends neither on its place in the
-pack nor on how it is split over tiles, ranks or devices. Terms of 2^-33 and more lose nothing; smaller ones at most 2^-56.
+pack nor on how it is split over tiles, ranks or devices. A term is exact but for 2^-56, so log_ratio is the rounded true sum.
 
 Shapes: T tokens, S sequences, cu_seqlens int32 [S+1].
 """
 
+import struct
 from dataclasses import dataclass
 
 import torch
@@ -95,15 +96,15 @@ def _segment_sums(
     offs = start + tl.arange(0, BLOCK)
     stop = tl.minimum(start + BLOCK, tokens)
     if start + BLOCK <= tokens:  # without a mask loads are 16 bytes wide whatever T is
-        x = tl.load(logprob_ptr + offs).to(tl.float32) - tl.load(ref_ptr + offs).to(tl.float32)
+        x = tl.load(logprob_ptr + offs).to(tl.float64) - tl.load(ref_ptr + offs).to(tl.float64)
         if HAS_MASK:
-            x *= tl.load(mask_ptr + offs).to(tl.float32)
+            x *= tl.load(mask_ptr + offs).to(tl.float64)
     else:
         inside = offs < tokens
-        x = tl.load(logprob_ptr + offs, mask=inside, other=0.0).to(tl.float32)
-        x -= tl.load(ref_ptr + offs, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(logprob_ptr + offs, mask=inside, other=0.0).to(tl.float64)
+        x -= tl.load(ref_ptr + offs, mask=inside, other=0.0).to(tl.float64)
         if HAS_MASK:
-            x *= tl.load(mask_ptr + offs, mask=inside, other=0).to(tl.float32)
+            x *= tl.load(mask_ptr + offs, mask=inside, other=0).to(tl.float64)
     good = tl.abs(x) < _LARGEST
     scaled = tl.where(good, x, 0.0) * _HIGH
     whole = tl.floor(scaled)
@@ -145,7 +146,8 @@ def _finish(
     coefficient_ptr,
     tokens,
     sequences,
-    tau,
+    tau_high,  # a float argument is fp32: tau comes in two pieces
+    tau_low,
     HAS_EXTRA: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     ALLOW_EMPTY: tl.constexpr,
@@ -159,6 +161,8 @@ def _finish(
         length = tl.load(cu_ptr + s + 1, mask=inside, other=1) - tl.load(cu_ptr + s, mask=inside, other=0)
         falls = length < 0 if ALLOW_EMPTY else length < 1
         wrong += tl.sum((falls & inside).to(tl.int32))
+    one = tl.full([], 1.0, tl.float64)
+    tau = one * tau_high + tau_low  # fp64 throughout: gaps cancel, and there are only S of them
     total = tl.zeros([BLOCK], tl.float64)
     for at in range(0, sequences, BLOCK):
         s = at + lanes
@@ -169,13 +173,13 @@ def _finish(
         ratio = (high + low / _LOW) / _HIGH
         if HAS_EXTRA:
             ratio += tl.load(extra_ptr + s, mask=inside, other=0.0).to(tl.float64)
-        ratio = tl.where((bad > 0) | (wrong > 0), float("nan"), ratio).to(tl.float32)
-        gap = tl.load(reward_ptr + s, mask=inside, other=0.0) - tl.load(baseline_ptr + s, mask=inside, other=0.0)
-        gap -= tau * ratio
-        weight = tl.load(weight_ptr + s, mask=inside, other=0.0) if HAS_WEIGHT else 1.0 / sequences
-        tl.store(ratio_ptr + s, ratio, mask=inside)
-        tl.store(coefficient_ptr + s, -weight * gap, mask=inside)
-        total += tl.where(inside, (weight * gap * gap).to(tl.float64), 0.0)
+        ratio = tl.where((bad > 0) | (wrong > 0), float("nan"), ratio)
+        reward = tl.load(reward_ptr + s, mask=inside, other=0.0).to(tl.float64)
+        gap = reward - tl.load(baseline_ptr + s, mask=inside, other=0.0).to(tl.float64) - tau * ratio
+        weight = tl.load(weight_ptr + s, mask=inside, other=0.0).to(tl.float64) if HAS_WEIGHT else one / sequences
+        tl.store(ratio_ptr + s, ratio.to(tl.float32), mask=inside)
+        tl.store(coefficient_ptr + s, (-weight * gap).to(tl.float32), mask=inside)
+        total += tl.where(inside, weight * gap * gap, 0.0)
     tl.store(loss_ptr, (tl.sum(total) / (2.0 * tau)).to(tl.float32))
 
 
@@ -249,11 +253,11 @@ def finish(
 
     reward, baseline, weight, extra: fp32 [S]. The check is made on the device, so nothing waits for it.
     """
-    sequences = reward.shape[0]
+    sequences, tau_high = reward.shape[0], struct.unpack("f", struct.pack("f", tau))[0]
     loss, ratio, coefficient = (empty(shape, torch.float32, sums.device) for shape in ((), (sequences,), (sequences,)))
     with on_device(sums.device):
         _finish[(1,)](
-            sums, extra, cu, reward, baseline, weight, loss, ratio, coefficient, tokens, sequences, float(tau),
+            sums, extra, cu, reward, baseline, weight, loss, ratio, coefficient, tokens, sequences, tau_high, tau - tau_high,
             HAS_EXTRA=extra is not None, HAS_WEIGHT=weight is not None, ALLOW_EMPTY=allow_empty, BLOCK=FINISH_BLOCK, num_warps=4,
         )  # fmt: skip
     return loss, ratio, coefficient
@@ -300,7 +304,7 @@ def compile_cases() -> list[CompileCase]:
         names = ("reward_ptr", "baseline_ptr", "weight_ptr", "loss_ptr", "ratio_ptr", "coefficient_ptr")
         arrays = {"sums_ptr": "*i64", "extra_ptr": "*fp32", "cu_ptr": "*i32"} | dict.fromkeys(names, "*fp32")
         constants = {"HAS_EXTRA": True, "HAS_WEIGHT": True, "ALLOW_EMPTY": False, "BLOCK": FINISH_BLOCK}
-        cases.append(_case("finish", target, _finish, arrays, {"tau": "fp32"}, constants, 4))
+        cases.append(_case("finish", target, _finish, arrays, {"tau_high": "fp32", "tau_low": "fp32"}, constants, 4))
     return cases
 
 

@@ -44,7 +44,7 @@ def _poisoned_scratch() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device() -> torch.device:
     """Where Triton runs here: the GPU, or the CPU in the interpreter."""
     return torch.device("cpu" if INTERPRET else "cuda")
@@ -63,7 +63,7 @@ def assert_as_good(got, plain, exact, *, factor: float = 1.5, tiny: float | None
     assert ours <= factor * theirs + floor, f"{what}: error {ours:.3e}, plain {theirs:.3e} (x {factor}), floor {floor:.1e}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def as_good():
     """The function `assert_as_good`, so that test modules need not import this file."""
     return assert_as_good
