@@ -127,8 +127,24 @@ class RewardConfig:
     template: str = "auto"  # how the final answer is marked: auto, or a text such as "#ANSWER", "\\boxed{ANSWER}"
     length: LengthRewardConfig = field(default_factory=LengthRewardConfig)
     custom: str | None = None  # "package.module:function"
+    custom_weight: float = 1.0
+    audit_fraction: float = 0.05  # of accepted answers, judged again by a second method; a metric, no reward. 0: none
     timeout_s: float = 5.0
+    memory_gb: float = 4.0  # that a worker process may allocate for a custom reward
     workers: int = 1
+
+
+@dataclass
+class SandboxConfig:
+    """Where code is judged (domain `code`). `url` null: the job starts a service of its own on its first node."""
+
+    url: str | None = None
+    token_file: str | None = None  # of the service at `url`
+    backend: str = "auto"  # auto | crun | bubblewrap
+    workers: int = 2  # jobs at once of the job's own service
+    queue_size: int = 256
+    images: dict[str, str] = field(default_factory=dict)  # name -> root filesystem of your own
+    patience_s: float = 600.0  # how long a request is tried before the run ends with an error
 
 
 @dataclass
@@ -213,6 +229,7 @@ class RunConfig:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

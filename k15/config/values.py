@@ -16,6 +16,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "cluster.kind": ("auto", "slurm", "local"),
     "cluster.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16"),
+    "sandbox.backend": ("auto", "crun", "bubblewrap"),
 }
 POSITIVE = (
     "algo.tau", "algo.iterations", "algo.prompts_per_iteration", "algo.samples_per_prompt", "algo.minibatches",
@@ -23,9 +24,9 @@ POSITIVE = (
     "rollout.budget_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
     "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
     "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
-    "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s",
+    "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
     "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
-    "cluster.cpus_per_task", "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
+    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "cluster.cpus_per_task", "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
     "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
 )  # fmt: skip
 POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
@@ -36,6 +37,7 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 FRACTIONS = (
     "rollout.top_p",
+    "reward.audit_fraction",
     "sampler.hard_pass_rate",
     "data.eval_fraction",
     "warmup.guess_fraction",

@@ -28,7 +28,7 @@ from k15.errors import ClusterError, K15Error, unknown_name
 from k15.node.children import Children, log_tail
 from k15.node.network import free_port, interface_of
 
-ALLOWED = ("k15.runs.controller", "k15.runs.trainer_rank", "vllm.entrypoints.openai.api_server")
+ALLOWED = ("k15.runs.controller", "k15.runs.trainer_rank", "k15.sandbox.cli", "vllm.entrypoints.openai.api_server")
 
 Puller = Callable[[int], Awaitable[dict[str, object]]]
 Collector = Callable[[list[int]], None]

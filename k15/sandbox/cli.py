@@ -41,17 +41,15 @@ def serve(words: Sequence[str]) -> int:
     from k15.sandbox.service import Service, ServiceSettings
 
     args = _serve_parser().parse_args(words)
-    own = _own_images(args.image)
-    settings = ServiceSettings(
-        token=_token(args.token_file), state_dir=_state_dir(args.state_dir), host=args.host, port=args.port, workers=args.workers,
-        queue_size=args.queue_size, max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s,
-    )  # fmt: skip
-    backend = open_backend(args.backend, images=own)
-    try:
-        service = Service(settings, backend, Images(own).names())
-        asyncio.run(_until_signal(service, args.url_file))
-    finally:
-        backend.close()
+    own, token = _own_images(args.image), _token(args.token_file)
+    with contextlib.ExitStack() as stack:
+        state = args.state_dir if args.state_dir is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="k15-"))
+        settings = ServiceSettings(
+            token=token, state_dir=Path(state), host=args.host, port=args.port, workers=args.workers, queue_size=args.queue_size,
+            max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s,
+        )  # fmt: skip
+        backend = stack.enter_context(contextlib.closing(open_backend(args.backend, images=own)))
+        asyncio.run(_until_signal(Service(settings, backend, Images(own).names()), args.url_file))
     return 0
 
 
@@ -127,10 +125,6 @@ def _token(path: str | None) -> str:
         return Path(path).read_text().strip()
     except OSError as error:
         raise ConfigError(f"--token-file {path} cannot be read: {error.strerror}.") from error
-
-
-def _state_dir(path: str | None) -> Path:
-    return Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="k15-sandbox-"))
 
 
 def _own_images(words: Sequence[str]) -> dict[str, str | Path]:
