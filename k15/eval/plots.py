@@ -99,7 +99,8 @@ def reward_parts(run: RunData) -> tuple[Canvas, str]:
     if y:
         ps.curve(ax, x, y, "total", ps.INK)
     said = [change("mean reward", x, y, "{:.3f}")]
-    parts = [m for m in run.metrics("reward_") if m != "reward_mean"]
+    others = ("reward_mean", "reward_audit_", "reward_failures_")
+    parts = [m for m in run.metrics("reward_") if not m.startswith(others)]
     for i, metric in enumerate(parts):
         px, py = run.series(metric)
         ps.curve(ax, px, py, metric.removeprefix("reward_"), ps.SERIES[i % len(ps.SERIES)])

@@ -121,11 +121,20 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     speed = run.series("tokens_per_s")[1]
     if speed:
         facts.append(("tokens/s, median", f"{statistics.median(speed):,.0f}"))
+    facts += _audit(run)
     for name, label in (("prompts_seen", "prompts seen"), ("groups_unfinished", "groups left unfinished")):
         values = run.series(name)[1]
         if values:
             facts.append((label, f"{values[-1]:,.0f}"))
     return facts
+
+
+def _audit(run: RunData) -> list[tuple[str, str]]:
+    """Accepted answers that the second method called wrong, of all that it judged (report 2.3.5)."""
+    rows = [r for r in run.rows if "reward_audit_disagreement" in r and "reward_audit_n" in r]
+    judged = sum(r["reward_audit_n"] for r in rows)
+    wrong = sum(r["reward_audit_disagreement"] * r["reward_audit_n"] for r in rows)
+    return [("accepted answers disputed in the audit", f"{wrong:,.0f} of {judged:,.0f}")] if judged else []
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,20 +5,17 @@ ANSWER in it, or `auto` (the first of AUTO that the response holds). The last ma
 """
 
 import re
-from fractions import Fraction
 
 from k15.errors import ConfigError
+from k15.reward.compare import compare
+from k15.reward.notation import canonical, nesting
 
 SLOT = "ANSWER"
 BOXED = "\\boxed{ANSWER}"
 AUTO = (BOXED, "<answer>ANSWER</answer>", "#ANSWER")  # `#` last: in other texts it may start a heading
+_BARE_BOX = re.compile(r"\\boxed\s*([0-9a-zA-Z])(?![a-zA-Z])")  # \boxed 5 is TeX for \boxed{5}
 MAX_ANSWER_CHARS = 500
-
-_NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(\.\d+)?(?:/(\d+))?")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\text{", "}"))
-_OPERATOR = re.compile(
-    r"\d\s*[-+*^%!]\s*[\d(\\]|\d\s*!|\\(?:cdot|times|div|sqrt|binom|sum|prod|pmod|bmod)|[)}]\s*[-+*^(]|\d\s*\("
-)
+MAX_NESTING = 40  # of brackets; recursion ends badly somewhere beyond
 
 
 def check_template(template: str) -> str:
@@ -41,6 +38,8 @@ def extract(response: str, template: str = "auto") -> str | None:
     for candidate in AUTO if template == "auto" else (template,):
         before, after = candidate.split(SLOT)
         start = response.rfind(before)
+        if candidate == BOXED and (bare := _BARE_BOX.match(response, max(0, response.rfind("\\boxed")))) is not None:
+            return bare[1]
         if start >= 0:
             return _closed(response[start + len(before) :], candidate, after)
     return None
@@ -66,60 +65,10 @@ def _braced(text: str) -> str | None:
     return None
 
 
-def unwrapped(text: str) -> str:
-    """Without surrounding mathematics delimiters, blanks and a final full stop."""
-    text = text.strip()
-    for _ in range(len(_WRAPPERS)):
-        for left, right in _WRAPPERS:
-            inner = text[len(left) : len(text) - len(right)]
-            if (
-                text.startswith(left)
-                and text.endswith(right)
-                and len(text) > len(left) + len(right)
-                and not {"{", "}"} & {*inner}
-            ):
-                text = inner.strip()
-    return text[:-1] if text.endswith(".") and text[:-1].isalnum() else text
-
-
-def number(text: str) -> Fraction | None:
-    """The exact value of a plain number (`-12`, `1,000`, `0.50`, `3/4`); None for everything else."""
-    match = _NUMBER.fullmatch(text) if len(text) <= 100 else None
-    if match is None:
-        return None
-    sign, whole, decimals, below = match.groups()
-    if below is not None and (decimals is not None or int(below) == 0):
-        return None
-    value = Fraction(whole.replace(",", "") + (decimals or "")) / int(below or 1)
-    return -value if sign == "-" else value
-
-
-def is_word(text: str) -> bool:
-    """Whether the answer is words, not mathematics: algebra would call `pat` and `tap` the same product."""
-    return re.fullmatch(r"[^\W\d_]{2,}(?:[ '-]+[^\W\d_]+)*", text) is not None
-
-
 def exact_verdict(extracted: str, answer: str) -> tuple[bool, str] | None:
-    """(correct, reason) where strings and exact numbers decide; None where algebra must.
-
-    A numeric answer must be given as a value: `47+85` is no answer to `47+85=`, though algebra would call it equal.
-    """
-    given, wanted = unwrapped(extracted), unwrapped(answer)
-    if not given:
-        return False, "empty answer"
-    if len(given) > MAX_ANSWER_CHARS:
+    """(correct, reason) where strings, exact numbers and the shape of the answer decide; None where algebra must."""
+    if len(extracted) > MAX_ANSWER_CHARS:
         return False, f"answer longer than {MAX_ANSWER_CHARS} characters"
-    if given == wanted:
-        return True, "same text"
-    right, mine = number(wanted), number(given)
-    if right is not None:
-        if mine is not None and right.denominator == 1 and "/" in given:
-            return False, "unevaluated expression"
-        if mine is not None:
-            return (True, "same number") if mine == right else (False, "other number")
-        if _OPERATOR.search(given):
-            return False, "unevaluated expression"
-    if is_word(wanted) or is_word(given):
-        same = given.casefold().split() == wanted.casefold().split()
-        return (True, "same words") if same else (False, "other words")
-    return None
+    if max(nesting(extracted), nesting(answer)) > MAX_NESTING:
+        return False, f"brackets nested deeper than {MAX_NESTING}"
+    return compare(canonical(extracted), canonical(answer))

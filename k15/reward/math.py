@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from k15.reward.answer import exact_verdict, extract, unwrapped
+from k15.reward.answer import exact_verdict, extract
+from k15.reward.notation import canonical
 from k15.reward.pool import WorkerPool
 
+FAILED = "math-verify:"  # starts the reason of a verdict that algebra did not reach
 TAIL_CHARS = 20_000  # a final answer stands at the end; what is longer than this is read from its tail
 
 
@@ -41,10 +43,11 @@ def verdicts(pairs: Sequence[tuple[str, str]], template: str = "auto", pool: Wor
             open_.append((len(done), given, answer))
         done.append(None if exact is None else MathVerdict(*exact, given))
     if open_:
-        jobs = [("verify", (unwrapped(given), unwrapped(answer))) for _, given, answer in open_]
-        for (index, given, _), outcome in zip(open_, (pool or _shared_pool()).run(jobs), strict=True):
-            correct = outcome.ok and outcome.value is True
-            reason = ("equal" if correct else "not equal") if outcome.ok else f"math-verify: {outcome.reason}"
+        jobs = list(dict.fromkeys(("verify", (canonical(given), canonical(answer))) for _, given, answer in open_))
+        outcomes = dict(zip(jobs, (pool or _shared_pool()).run(jobs), strict=True))  # k responses often agree
+        for index, given, answer in open_:
+            outcome = outcomes["verify", (canonical(given), canonical(answer))]
+            correct, reason = outcome.value if outcome.ok else (False, f"{FAILED} {outcome.reason}")  # type: ignore[misc]
             done[index] = MathVerdict(correct, reason, given)
     return done  # type: ignore[return-value]
 

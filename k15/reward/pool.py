@@ -42,15 +42,31 @@ class _Worker:
                 start_new_session=True,
             )
         self.socket = ours
-        self.fresh: set[str] = {"verify", "check_custom", "custom"}
+        self.prepared: set[Job] = set()
         self.index = -1
+        self.waiting: tuple[Job, float] | None = None  # the job that follows a preparation
         self.deadline = 0.0
 
     def give(self, index: int, job: Job, timeout_s: float, start_s: float) -> None:
-        limit_s = timeout_s + start_s if job[0] in self.fresh else timeout_s
-        self.index, self.deadline = index, time.monotonic() + limit_s
+        """Start the job, after what it imports, which has a limit of its own: a slow import is not the job's fault."""
+        needs: Job = ("prepare", (job[0], *(job[1][:1] if job[0] == "custom" else ())))
+        self.index = index
+        if needs in self.prepared or job[0] == "check_custom":
+            self._send(job, start_s if job[0] == "check_custom" else timeout_s)
+        else:
+            self.waiting = job, timeout_s
+            self.prepared.add(needs)
+            self._send(needs, start_s)
+
+    def go_on(self) -> None:
+        """Start the job that waited for its imports."""
+        assert self.waiting is not None
+        (job, timeout_s), self.waiting = self.waiting, None
+        self._send(job, timeout_s)
+
+    def _send(self, job: Job, limit_s: float) -> None:
+        self.deadline = time.monotonic() + limit_s
         send(self.socket, (*job, limit_s))
-        self.fresh.discard(job[0])
 
     def end(self, gone: bool = False) -> str:
         """Kill the worker and what it started; returns how it had ended. `gone`: its socket is closed, so it is exiting."""
@@ -68,7 +84,7 @@ class _Worker:
 class WorkerPool:
     """At most `workers` processes, started when first needed; `timeout_s` bounds each job.
 
-    A worker's first job of a kind pays for its imports and has `start_s` more.
+    What a worker imports before its first job of a kind is bounded by `start_s` and is not counted as the job's time.
     """
 
     def __init__(self, workers: int = 1, timeout_s: float = 5.0, start_s: float = 60.0) -> None:
@@ -85,8 +101,10 @@ class WorkerPool:
                 while waiting and len(busy) < self._size:
                     busy.append(self._started(*waiting.popleft()))
                 for worker in self._ended(busy):
-                    busy.remove(worker)
-                    outcomes[worker.index] = self._outcome(worker)
+                    outcome = self._outcome(worker)
+                    if outcome is not None:
+                        busy.remove(worker)
+                        outcomes[worker.index] = outcome
         finally:
             for worker in busy:  # only after an interruption
                 worker.end()
@@ -117,14 +135,20 @@ class WorkerPool:
         answered = [key.data for key, _ in ready]
         return answered if answered else [w for w in busy if w.deadline <= time.monotonic()]
 
-    def _outcome(self, worker: _Worker) -> Outcome:
+    def _outcome(self, worker: _Worker) -> Outcome | None:
+        """What came of the worker's job; None where it was the preparation that ended, and the job has begun."""
         if worker.deadline <= time.monotonic():
             worker.end()
-            return Outcome(False, reason="timeout")
+            return Outcome(False, reason="timeout" if worker.waiting is None else "timeout in its imports")
         try:
             ok, value = receive(worker.socket)  # type: ignore[misc]
-        except (EOFError, ConnectionError):
+            if ok and worker.waiting is not None:
+                worker.go_on()
+                return None
+        except (EOFError, ConnectionError, BrokenPipeError):
             return Outcome(False, reason=f"crash ({worker.end(gone=True)})")
+        if worker.waiting is not None:  # its imports failed; the next job tries them again
+            worker.waiting, worker.prepared = None, set()
         self._idle.append(worker)
         return Outcome(True, value) if ok else Outcome(False, reason=str(value))
 

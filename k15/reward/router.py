@@ -1,25 +1,29 @@
 """One reward for each rollout of a group: the verdict by domain, and the parts that are added to it.
 
-    total = correct * [verdict] + w(iteration) * length_reward - repetition_penalty * [stopped on a repetition] + custom
+    total = correct * [verdict] + w(iteration) * length_reward - repetition_penalty * [stopped on a repetition]
+            + custom_weight * custom
 
 Only the verdict decides `Score.correct`. A new domain is one entry in DOMAINS.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from k15.config.schema import RewardConfig
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
+from k15.reward import code
 from k15.reward.answer import check_template
+from k15.reward.audit import Audit, SecondMethod, by_math_verify
 from k15.reward.length import length_reward, length_weight
-from k15.reward.math import MathVerdict, verdicts
+from k15.reward.math import FAILED, MathVerdict, verdicts
 from k15.reward.pool import Outcome, WorkerPool
 from k15.reward.repetition import repetition_reward
 from k15.types import Group, Prompt, Score
 
 Judge = Callable[[Sequence[tuple[str, str]], str, WorkerPool], list[MathVerdict]]
-DOMAINS: dict[str, Judge] = {"math": verdicts}
+DOMAINS: dict[str, Judge] = {"math": verdicts, "code": code.verdicts}
+CHECKS: dict[str, Callable[[str], None]] = {"code": code.check_answer}  # of the reference answer, before anything is sampled
 _LOGGED_FAILURES = 3  # of each kind in full; the rest are only counted
 
 
@@ -31,6 +35,11 @@ def check_domains(prompts: Iterable[Prompt]) -> None:
                 f"Prompt {prompt.id!r} has domain {prompt.domain!r}, which has no reward. "
                 f"Known domains: {', '.join(sorted(DOMAINS))}. Correct its `domain`, or leave the prompt out."
             )
+        if prompt.domain in CHECKS:
+            try:
+                CHECKS[prompt.domain](prompt.answer)
+            except DataError as error:
+                raise DataError(f"Prompt {prompt.id!r}: {error}") from error
 
 
 def check_rewards(cfg: RewardConfig) -> None:
@@ -41,11 +50,12 @@ def check_rewards(cfg: RewardConfig) -> None:
 class Rewards:
     """Scores groups as `cfg` says. Owns worker processes: `close()` it, or use it in a `with`.
 
-    `failures` counts checks and custom rewards that crashed, failed or timed out; each of them scored 0.
+    `failures` counts checks and custom rewards that crashed, failed or timed out; each of them scored 0. `seed` is the
+    run's; `second` judges the audited answers (None: math-verify as it comes, for the domain `math` only).
     Raises ConfigError at once where the template, a weight or the custom function is wrong.
     """
 
-    def __init__(self, cfg: RewardConfig) -> None:
+    def __init__(self, cfg: RewardConfig, seed: int = 0, second: SecondMethod | None = None) -> None:
         self._cfg = cfg
         self._template = check_template(cfg.template)
         self.failures: Counter[str] = Counter()
@@ -54,15 +64,25 @@ class Rewards:
             if value < 0:
                 raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
         self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
+        self._audited = frozenset({"math"}) if second is None else frozenset(DOMAINS)
+        self._audit = Audit(
+            cfg.audit_fraction, seed, second if second is not None else by_math_verify(self._pool, self._template)
+        )
+        self._counted: Counter[str] = Counter()
         if cfg.custom is not None:
             self._check_custom(cfg.custom)
 
-    def score_group(self, group: Group, texts: Sequence[str], iteration: int) -> list[Score]:
-        """Scores of a group's rollouts, in order. `texts`: their decoded responses; `iteration` counts from 0."""
+    def score_group(self, group: Group, texts: Sequence[str], iteration: int, audit: bool = True) -> list[Score]:
+        """Scores of a group's rollouts, in order. `texts`: their decoded responses; `iteration` counts from 0.
+
+        `audit` False (for evaluation): no accepted answer is judged again.
+        """
         assert len(texts) == len(group.rollouts), f"{len(texts)} texts for {len(group.rollouts)} rollouts"
         prompt = group.prompt
         check_domains([prompt])
         found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool)
+        if audit and prompt.domain in self._audited:
+            self._audit.look(prompt, [text for text, v in zip(texts, found, strict=True) if v.correct])
         weight = length_weight(self._cfg.length.weight, self._cfg.length.warmup_iterations, iteration)
         lam = length_reward([r.length for r in group.rollouts], [v.correct for v in found])
         custom = self._custom(prompt, texts)
@@ -74,10 +94,11 @@ class Rewards:
                 "repetition": repetition_reward(rollout, self._cfg.repetition_penalty) + 0.0,
             }
             reason = verdict.reason
-            if reason.startswith("math-verify:"):
+            if reason.startswith(FAILED):
                 self._failed("verify", prompt, reason)
             if custom is not None:
-                parts["custom"] = float(custom[i].value) if custom[i].ok else 0.0  # type: ignore[arg-type]
+                value = float(custom[i].value) if custom[i].ok else 0.0  # type: ignore[arg-type]
+                parts["custom"] = self._cfg.custom_weight * value + 0.0
                 reason += "" if custom[i].ok else f"; custom reward failed: {custom[i].reason}"
             scores.append(Score(verdict.correct, parts, reason))
         return scores
@@ -85,11 +106,26 @@ class Rewards:
     def _custom(self, prompt: Prompt, texts: Sequence[str]) -> list[Outcome] | None:
         if self._cfg.custom is None:
             return None
-        outcomes = self._pool.run([("custom", (self._cfg.custom, prompt, text)) for text in texts])
+        memory = int(self._cfg.memory_gb * (1 << 30))
+        outcomes = self._pool.run([("custom", (self._cfg.custom, prompt, text, memory)) for text in texts])
         for outcome in outcomes:
             if not outcome.ok:
                 self._failed("custom", prompt, outcome.reason)
         return outcomes
+
+    def take_metrics(self) -> dict[str, float]:
+        """What the audit found and how many checks failed since the last call (names: docs/metrics.md)."""
+        new, self._counted = self.failures - self._counted, Counter(self.failures)
+        return {**self._audit.take_metrics(), **{f"reward_failures_{kind}": float(n) for kind, n in sorted(new.items())}}
+
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint needs so that the resumed run audits as this one would: plain JSON."""
+        return {"audit": self._audit.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on as the run that wrote `state`; one written before there was an audit starts it anew."""
+        if "audit" in state:
+            self._audit.load_state_dict(state["audit"])  # type: ignore[arg-type]
 
     def _failed(self, kind: str, prompt: Prompt, reason: str) -> None:
         self.failures[kind] += 1

@@ -18,8 +18,11 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import SupportsFloat
 
-MEMORY_BYTES = 8 << 30  # of address space
+from k15.reward.compare import compare
+
+MEMORY_BYTES = 2 << 30  # for algebra
 HEADER = struct.Struct("!Q")
 
 
@@ -45,19 +48,43 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-def verify(extracted: str, answer: str) -> bool:
-    """Whether math-verify finds the two expressions equal. Both are read whole, as one boxed expression each."""
+def verify(given: str, wanted: str) -> tuple[bool, str]:
+    """(correct, reason) by text, numbers and algebra; both in canonical notation (`k15.reward.notation`)."""
+    from k15.reward.algebra import equal
+
+    limit_memory(MEMORY_BYTES)
+    verdict = compare(given, wanted, equal)
+    assert verdict is not None, "algebra always decides"
+    return verdict
+
+
+def second(extracted: str, answer: str) -> bool | None:
+    """math-verify's own verdict, as it comes (the audit's second method); None where it cannot read one of the two."""
     import math_verify
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours is the pool's
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
-    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+    limit_memory(MEMORY_BYTES)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold, given = (
-        math_verify.parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
-        for text in (answer, extracted)
+        math_verify.parse(f"\\boxed{{{text}}}", fallback_mode="no_fallback", parsing_timeout=None) for text in (answer, extracted)
     )
-    return bool(gold and given and math_verify.verify(gold, given, timeout_seconds=None))
+    if not gold or not given:
+        return None
+    return math_verify.verify(gold, given, timeout_seconds=None)
+
+
+def limit_memory(data_bytes: int) -> None:
+    """Bound what this process may allocate (RLIMIT_DATA, since libraries reserve address space that they never use)."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
+
+
+def prepare(kind: str, spec: str | None = None) -> None:
+    """Import what jobs of this kind need, so that their time limit is for them alone."""
+    if kind == "custom":
+        assert spec is not None, "a custom job names its function"
+        load(spec)
+    else:
+        verify("(x+1)^2", "x^2+2x+1")
 
 
 @cache
@@ -77,22 +104,25 @@ def check_custom(spec: str) -> str:
     return str(signature)
 
 
-def custom(spec: str, prompt: object, response: str) -> float:
-    """Call the user's function, sync or async; its value must be a finite number."""
+def custom(spec: str, prompt: object, response: str, memory_bytes: int = 4 << 30) -> float:
+    """Call the user's function, sync or async; its value must be a finite number (a bool, an int, a float, or NumPy's)."""
+    limit_memory(memory_bytes)
     value = load(spec)(prompt, response)
     if inspect.isawaitable(value):
         value = asyncio.run(_awaited(value))
-    value = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(value):
-        raise ValueError(f"{spec} returned {value}; a reward must be a finite number")
-    return value
+    if not isinstance(value, SupportsFloat) or isinstance(value, str):
+        raise TypeError(f"{spec} returned {value!r:.80}; a reward must be a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{spec} returned {number}; a reward must be a finite number")
+    return number
 
 
 async def _awaited(value: object) -> object:
     return await value  # type: ignore[misc]
 
 
-JOBS: dict[str, Callable[..., object]] = {"verify": verify, "check_custom": check_custom, "custom": custom}
+JOBS: dict[str, Callable[..., object]] = {f.__name__: f for f in (prepare, verify, second, check_custom, custom)}
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
 from k15.runs.loop import Interrupted, Loop
 from k15.runs.prepare import load_prompts, model_folder
+from k15.runs.sandbox import open_sandbox
 from k15.runs.state import Checkpoints, LoopState
 from k15.runs.summary import finish
 from k15.runs.warmup import warm_up
@@ -64,7 +65,8 @@ async def main(run_dir: Path) -> int:
                 cfg.parallel.ranks_per_node * len(agents), cfg.rollout.engines_per_node * len(agents),
             )  # fmt: skip
             await fleet.start()
-            with Rewards(cfg.reward) as rewards:
+            await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, rendezvous.token)
+            with Rewards(cfg.reward, cfg.seed) as rewards:
                 loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, stop)
                 await run(loop, found)
         except Interrupted:
@@ -122,6 +124,7 @@ async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
     loop.state = state
     loop.sampler.load_state_dict(state.sampler)
     loop.buffer.load_state_dict(state.buffer)
+    loop.rewards.load_state_dict(state.rewards)
     loop.metrics.resume_at(state.iteration + 1)
     loop.rollout_log.resume_at(state.iteration + 1)
     await loop.fleet.hand_off(state.version)

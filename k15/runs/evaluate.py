@@ -57,7 +57,7 @@ class Evaluator:
         for i, prompt in enumerate(self.prompts):
             mine = rollouts[i * n : (i + 1) * n]
             texts = [self.tokenizer.decode(r.response_tokens) for r in mine]
-            scores = await asyncio.to_thread(self.rewards.score_group, Group(prompt, tuple(mine)), texts, 0)
+            scores = await asyncio.to_thread(self.rewards.score_group, Group(prompt, tuple(mine)), texts, 0, False)
             verdicts.append([s.correct for s in scores])
             lengths += [r.length for r in mine]
         return verdicts, lengths

@@ -74,7 +74,8 @@ class Loop:
             scores = await self._score(done, number)
         row: dict[str, object] = {
             "iteration": number + 1, "version": s.version, **rollout_metrics(done, scores, s.version),
-            **phase_metrics(self.worker.metrics), "groups_unfinished": self.buffer.unfinished, "prompts_seen": s.draws,
+            **self.rewards.take_metrics(), **phase_metrics(self.worker.metrics),
+            "groups_unfinished": self.buffer.unfinished, "prompts_seen": s.draws,
         }  # fmt: skip
         waiting = [g for g in groups if not g.finished]
         self._log_rollouts(number, done, scores, waiting)
@@ -159,6 +160,7 @@ class Loop:
         with self.timer.span("save"):
             self.state.sampler = self.sampler.state_dict()
             self.state.buffer = self.buffer.state_dict()
+            self.state.rewards = self.rewards.state_dict()
             await self.checkpoints.write(self.state, self.fleet.save)
             if self.cfg.save.export_hf and not self.stop_requested.is_set():  # the time left is for the requeue
                 await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")

@@ -1,7 +1,7 @@
 """Checkpoints of a run: `checkpoints/<iteration>-<phase>/`, written aside and renamed, so that one is whole or absent.
 
 trainer/        one file a rank (train room)
-controller.json sampler, replay buffer, counters, phase
+controller.json sampler, replay buffer, audit, counters, phase
 """
 
 import json
@@ -27,6 +27,7 @@ class LoopState:
     draws: int = 0  # prompts drawn so far; numbers each draw, so that its rollouts' seeds are its own
     sampler: dict[str, object] = field(default_factory=dict)
     buffer: dict[str, object] = field(default_factory=dict)
+    rewards: dict[str, object] = field(default_factory=dict)  # the audit's generator
 
 
 class Checkpoints:

@@ -4,7 +4,7 @@ import math
 
 import mpmath
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.errors import ConfigError
@@ -22,6 +22,7 @@ def test_the_reports_numbers() -> None:
     assert [length_weight(0.5, 2, i) for i in range(4)] == [0.0, 0.0, 0.5, 0.5]
 
 
+@settings(deadline=None)
 @given(responses, st.integers(1, 9), st.integers(0, 1000))
 def test_length_reward_properties(rows: list[tuple[int, bool]], scale: int, shift: int) -> None:
     lengths, correct = [n for n, _ in rows], [ok for _, ok in rows]
@@ -41,6 +42,7 @@ def test_length_reward_properties(rows: list[tuple[int, bool]], scale: int, shif
 rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=16)
 
 
+@settings(deadline=None)
 @given(rewards, st.floats(0.001, 100))
 def test_baselines_against_high_precision(values: list[float], tau: float) -> None:
     k = len(values)

@@ -1,13 +1,16 @@
 """Routing: parts and totals of a group, custom rewards isolated, and settings refused at the start."""
 
+import json
 import logging
 import math
 
+import psutil
 import pytest
 
 from k15.config.schema import LengthRewardConfig, RewardConfig
 from k15.errors import ConfigError, DataError
-from k15.reward.router import Rewards, check_domains
+from k15.reward.math import MathVerdict
+from k15.reward.router import DOMAINS, Rewards, check_domains
 from k15.types import Group, Prompt, Rollout, Segment
 
 HERE = "tests.reward.rewards_for_tests"
@@ -48,17 +51,82 @@ def test_custom_rewards_sync_and_async(name: str, value: float) -> None:
     assert (right.correct, wrong.correct) == (True, False), "a custom reward never decides the verdict"
 
 
+FAILURES = {
+    "raise": "KeyError: 'mood'", "die": "crash (exit status 3)", "nan": "finite", "hang": "timeout", "spin": "timeout",
+    "bomb": "MemoryError", "kill": "killed by signal SIGKILL", "deep": "RecursionError", "fork": "crash (exit status 0)",
+    "none": "returned None", "text": "returned '0.5'", "exit": "SystemExit",
+}  # fmt: skip
+
+
 def test_a_failing_custom_reward_is_a_counted_zero(caplog) -> None:
-    texts = ["raise", "die", "nan", "hang", "fine"]
-    with Rewards(RewardConfig(custom=f"{HERE}:moody", timeout_s=1.0, workers=1)) as rewards:
-        rewards.score_group(group((1, "stop")), ["warm"], 0)
-        with caplog.at_level(logging.WARNING, logger="k15"):
-            scores = rewards.score_group(group(*[(1, "stop")] * 5), texts, 0)
-    assert [s.parts["custom"] for s in scores] == [0.0, 0.0, 0.0, 0.0, 0.25]
-    for score, says in zip(scores, ["KeyError: 'mood'", "crash (exit status 3)", "finite", "timeout"], strict=False):
-        assert says in score.reason
-    assert rewards.failures["custom"] == 4
+    """Whatever the user's function does, it costs its own value only; the others keep theirs, and their order."""
+    texts = [t for name in FAILURES for t in (name, "fine")] + ["print"]
+    cfg = RewardConfig(custom=f"{HERE}:moody", custom_weight=2.0, timeout_s=2.5, memory_gb=0.5)
+    with Rewards(cfg) as rewards, caplog.at_level(logging.WARNING, logger="k15"):
+        scores = rewards.score_group(group(*[(1, "stop")] * len(texts)), texts, 0)
+    assert [s.parts["custom"] for s in scores] == [0.0, 0.5] * len(FAILURES) + [0.5]
+    for name, score in zip(texts, scores, strict=True):
+        assert FAILURES.get(name, "") in score.reason
+    assert rewards.failures["custom"] == len(FAILURES)
+    assert rewards.take_metrics() == {"reward_failures_custom": len(FAILURES)} and rewards.take_metrics() == {}
     assert caplog.text.count("counts as 0") == 3, "the first few are logged in full, the rest only counted"
+    asleep = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600"] and p.ppid() == 1]
+    assert not asleep, "what a reward started ends with its worker"
+
+
+def test_async_rewards_may_gather_and_fail() -> None:
+    with Rewards(RewardConfig(custom=f"{HERE}:gathered", timeout_s=2.0)) as rewards:
+        scores = rewards.score_group(group(*[(1, "stop")] * 4), ["a", "raise", "hang", "b"], 0)
+    assert [s.parts["custom"] for s in scores] == [190.0, 0.0, 0.0, 190.0]
+    assert "in a task" in scores[1].reason and "timeout" in scores[2].reason
+
+
+def test_the_audit_judges_a_seeded_sample_again_and_resumes() -> None:
+    """All or a tenth of the accepted answers; a run that goes on from saved state asks for the same ones."""
+    asked: list[str] = []
+
+    def second(pairs) -> list[bool | None]:
+        asked.extend(response for response, _ in pairs)
+        return [None if "?" in response else "bad" not in response for response, _ in pairs]
+
+    texts = ["fine #132", "bad #132", "wrong #131", "? #132"] * 50
+    g = group(*[(1, "stop")] * len(texts))
+    with Rewards(RewardConfig(template="#ANSWER", audit_fraction=1.0), 7, second) as rewards:
+        rewards.score_group(g, texts, 0)
+        rewards.score_group(g, texts, 0, audit=False)
+    assert asked == [t for t in texts if "131" not in t], "rejected answers are not judged again"
+    assert rewards.take_metrics() == {"reward_audit_n": 100, "reward_audit_unknown": 50, "reward_audit_disagreement": 0.5}
+    assert rewards.take_metrics() == {}
+
+    texts = [f"{i} #132" for i in range(200)]
+    cfg = RewardConfig(template="#ANSWER", audit_fraction=0.1)
+    asked.clear()
+    with Rewards(cfg, 7, second) as one:
+        one.score_group(g, texts, 0)
+        saved, first = json.loads(json.dumps(one.state_dict())), len(asked)
+        one.score_group(g, texts, 1)
+    assert 5 <= first <= 40
+    later = asked[first:]
+    asked.clear()
+    with Rewards(cfg, 7, second) as two:
+        two.load_state_dict(saved)
+        two.score_group(g, texts, 1)
+    assert asked == later
+    asked.clear()
+    with Rewards(RewardConfig(template="#ANSWER", audit_fraction=0.0), 7, second) as off:
+        off.score_group(g, texts, 0)
+    assert not asked and off.take_metrics() == {}
+
+
+def test_the_second_method_disputes_what_the_first_should_not_have_taken(monkeypatch) -> None:
+    """The default second method against a first one with a hole, which takes every answer."""
+    hole = lambda pairs, template, pool: [MathVerdict(True, "hole", response) for response, _ in pairs]  # noqa: E731
+    monkeypatch.setitem(DOMAINS, "math", hole)
+    with Rewards(RewardConfig(audit_fraction=1.0)) as rewards:
+        g = group(*[(1, "stop")] * 4)
+        rewards.score_group(g, ["\\boxed{132}", "\\boxed{131}", "\\boxed{\\frac{264}{2}}", "\\boxed{((}"], 0)
+    found = rewards.take_metrics()
+    assert found == {"reward_audit_n": 3, "reward_audit_unknown": 1, "reward_audit_disagreement": pytest.approx(1 / 3)}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +146,7 @@ def test_a_custom_reward_that_cannot_be_used_is_refused_at_the_start(spec: str, 
 
 
 def test_unknown_domains_and_weights_are_refused() -> None:
-    with pytest.raises(DataError, match=r"domain 'chess', which has no reward. Known domains: math"):
+    with pytest.raises(DataError, match=r"domain 'chess', which has no reward. Known domains: .*math"):
         check_domains([group((1, "stop"), domain="chess").prompt])
     with pytest.raises(ConfigError, match=r"repetition_penalty is -1"):
         Rewards(RewardConfig(repetition_penalty=-1))
