@@ -61,6 +61,12 @@ def rows_within(budget_bytes: int, row_bytes: int, total: int, multiple: int = 1
     return fit if fit == total or fit < multiple else fit - fit % multiple
 
 
+def equal_parts(total: int, most: int, multiple: int) -> int:
+    """At most `most`, so that `total` falls into as few parts as with `most`, about equal: a multiple where `most` is one."""
+    part = -(-total // -(-total // most))
+    return part if most % multiple else min(most, -(-part // multiple) * multiple)
+
+
 def logits_buffer(head: Head, tokens: int, cols: int) -> Tensor:
     """Scratch for `tokens` x `cols` logits; rows start at multiples of 64, whatever the vocabulary is (alignment)."""
     return empty((tokens, -(-cols // 64) * 64), head.acc, head.rows.device)[:, :cols]
@@ -179,9 +185,11 @@ def gradients(
     if d_weight is not None:
         d_weight[cols if tokens else 0 :] = 0
     if cols > 0 and tokens > 0:
-        step = rows_within(tuning.d_bytes // 2, tokens * head.store.itemsize, cols, 256)
-        step = max(step, min(cols, 1024))
-        chunk = rows_within(tuning.logits_bytes, step * head.acc.itemsize, tokens)
+        # A block's logit gradients, and its part of d_weight before it is rounded.
+        row_bytes = tokens * head.store.itemsize + (width * head.acc.itemsize if need[1] and head.store != head.acc else 0)
+        step = max(rows_within(tuning.d_bytes * 3 // 4, row_bytes, cols, 256), min(cols, 1024))
+        step = equal_parts(cols, step, 256)
+        chunk = equal_parts(tokens, rows_within(tuning.logits_bytes, step * head.acc.itemsize, tokens), 128)
         logits, d = logits_buffer(head, chunk, step), empty((tokens, -(-step // 64) * 64), head.store, hidden.device)
         product = None if d_weight is None or head.store == head.acc else empty((step, width), head.acc, hidden.device)
         for v in range(0, cols, step):

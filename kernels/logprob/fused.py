@@ -244,6 +244,7 @@ class _Pass:
             return None
         if not self.begun:
             self.d_weight.zero_()  # there was no token
+        self.logits = self.d = None
         return self.d_weight.to(self.weight.dtype)
 
 

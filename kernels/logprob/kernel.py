@@ -122,9 +122,14 @@ def _product(
 
 
 @triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=_VECTORS)
-def _row_stats(logits, local, stats, cols, logits_row, stats_row, scale, ENTROPY: tl.constexpr, BLOCK: tl.constexpr):
+def _row_stats(
+    logits, local, stats, cols, logits_row, stats_row, scale,
+    ENTROPY: tl.constexpr, COL16: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """stats [3 or 4, rows]: max, sum of e = exp(. - max), the target's logit (0 where local is -1), sum of e (. - max)."""
     row = tl.program_id(0).to(tl.int64)
+    if COL16:  # as in _tile_product
+        cols = (cols // 16) * 16
     line = logits + row * logits_row
     col = tl.arange(0, BLOCK)
     top = float("-inf")
@@ -154,9 +159,11 @@ def _row_stats(logits, local, stats, cols, logits_row, stats_row, scale, ENTROPY
 @triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=_VECTORS)
 def _d_logits(
     logits, out, local, log_z, grad, grad_entropy, entropy, cols, first_col, logits_row, out_row, scale,
-    ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
+    ENTROPY: tl.constexpr, COL16: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out = scale * (grad * (onehot - p) - grad_entropy * p * (log p + entropy)), p from the logits and log_z."""
+    if COL16:
+        cols = (cols // 16) * 16
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     ok = col < cols
@@ -213,7 +220,7 @@ def row_stats(logits: Tensor, local: Tensor, scale: float, out: Tensor, tuning: 
     rows, cols = logits.shape
     _row_stats[(rows,)](
         logits, local, out, cols, logits.stride(0), out.stride(0), scale,
-        ENTROPY=out.shape[0] == 4, BLOCK=tuning.row_block, num_warps=tuning.row_warps,
+        ENTROPY=out.shape[0] == 4, COL16=cols % 16 == 0, BLOCK=tuning.row_block, num_warps=tuning.row_warps,
     )  # fmt: skip
 
 
@@ -229,7 +236,7 @@ def d_logits(
     _d_logits[(rows, triton.cdiv(cols, tuning.d_block))](
         logits, out, local, log_z, grad, grad if grad_entropy is None else grad_entropy, grad if entropy is None else entropy,
         cols, first_col, logits.stride(0), out.stride(0), scale,
-        ENTROPY=grad_entropy is not None, BLOCK=tuning.d_block, num_warps=tuning.d_warps,
+        ENTROPY=grad_entropy is not None, COL16=cols % 16 == 0, BLOCK=tuning.d_block, num_warps=tuning.d_warps,
     )  # fmt: skip
 
 
@@ -264,7 +271,7 @@ def _cases(target: str, tuning: Tuning) -> list[CompileCase]:
             **i32("cols", "logits_row", "stats_row"),
             "scale": "fp32",
         }
-        constants = {"ENTROPY": entropy, "BLOCK": tuning.row_block}
+        constants = {"ENTROPY": entropy, "COL16": True, "BLOCK": tuning.row_block}
         launch = {"num_warps": tuning.row_warps}
         cases.append(_case(f"row_stats{tail}", target, _row_stats, signature, constants, launch, ("logits", "logits_row")))
         for dtype in ("bf16", "fp16", "fp32"):
@@ -272,7 +279,7 @@ def _cases(target: str, tuning: Tuning) -> list[CompileCase]:
                 "logits": "*fp32", "out": f"*{dtype}", "local": "*i64", **fp32("log_z", "grad", "grad_entropy", "entropy"),
                 **i32("cols", "first_col", "logits_row", "out_row"), "scale": "fp32",
             }  # fmt: skip
-            constants = {"ENTROPY": entropy, "BLOCK": tuning.d_block}
+            constants = {"ENTROPY": entropy, "COL16": True, "BLOCK": tuning.d_block}
             launch = {"num_warps": tuning.d_warps}
             aligned = ("logits", "out", "logits_row", "out_row")
             cases.append(_case(f"d_logits_{dtype}{tail}", target, _d_logits, signature, constants, launch, aligned))

@@ -44,16 +44,17 @@ def test_repeats_bit_for_bit_and_without_entropy(device):
     torch.testing.assert_close(first["logprob"], with_entropy["logprob"], rtol=0, atol=2e-6)
 
 
-def _rank(rank: int, size: int, store: str, backend: str, out) -> None:
+def _rank(rank: int, size: int, store: str, out) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     x, s = _shared_case()
     x.weight = x.weight.chunk(size)[rank].clone()
     group = torch.distributed.group.WORLD
     tuning.TABLE["cpu"] = tuning.replace(tuning.TABLE["cpu"], d_bytes=8 * 72 * 4, logits_bytes=3 * 72 * 4)
-    alone = logprob_and_gradients(x, "ours", backend=backend, tp_group=group)
-    fused = pmd_and_gradients(x, s, "ours", backend=backend, tp_group=group)
-    out[rank] = tuple({k: v.numpy().copy() for k, v in values.items()} for values in (alone, fused))
+    for backend in ("triton", "torch"):
+        alone = logprob_and_gradients(x, "ours", backend=backend, tp_group=group)
+        fused = pmd_and_gradients(x, s, "ours", backend=backend, tp_group=group)
+        out[rank, backend] = tuple({k: v.numpy().copy() for k, v in values.items()} for values in (alone, fused))
     torch.distributed.destroy_process_group()
 
 
@@ -62,21 +63,21 @@ def _shared_case():
     return make(18, 12, 144, FP32, padding=80), sequences([3, 9, 1, 5])
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
-def test_two_ranks_equal_one(backend, tmp_path, as_good):
+def test_two_ranks_equal_one(tmp_path, as_good):
     with mp.Manager() as manager:
         out = manager.dict()
-        mp.spawn(_rank, (2, str(tmp_path / "store"), backend, out), nprocs=2)
-        out = [out[rank] for rank in range(2)]
+        mp.spawn(_rank, (2, str(tmp_path / "store"), out), nprocs=2)
+        out = dict(out)
     x, s = _shared_case()
     for kind, compute in enumerate((logprob_and_gradients, lambda x, which: pmd_and_gradients(x, s, which))):
         exact, plain = compute(x, "exact"), compute(x, "plain")
-        parts = [{name: torch.from_numpy(value) for name, value in ranks[kind].items()} for ranks in out]
-        d_weight = torch.cat([part.pop("d_weight") for part in parts])
-        as_good(d_weight, plain["d_weight"], exact["d_weight"], factor=2, what="d_weight")
-        for part in parts:
-            for name, value in part.items():
-                as_good(value, plain[name], exact[name], factor=2, what=name)
+        for backend in ("triton", "torch"):
+            parts = [{k: torch.from_numpy(v) for k, v in out[rank, backend][kind].items()} for rank in range(2)]
+            d_weight = torch.cat([part.pop("d_weight") for part in parts])
+            as_good(d_weight, plain["d_weight"], exact["d_weight"], factor=2, what=f"{backend} d_weight")
+            for part in parts:
+                for name, value in part.items():
+                    as_good(value, plain[name], exact[name], factor=2, what=f"{backend} {name}")
 
 
 def test_a_wrong_token_id_becomes_nan_where_it_cannot_be_raised_at_once(device):
