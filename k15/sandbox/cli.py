@@ -36,19 +36,20 @@ def main(argv: Sequence[str]) -> int:
 
 def serve(words: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; prints the URL once it listens."""
-    from k15.sandbox.backends import open_backend
+    from k15.sandbox.backends import DEFAULT, open_backend
     from k15.sandbox.images.store import Images
     from k15.sandbox.service import Service, ServiceSettings
 
     args = _serve_parser().parse_args(words)
     own, token = _own_images(args.image), _token(args.token_file)
+    require = DEFAULT if args.require is None else args.require.split(",")
     with contextlib.ExitStack() as stack:
         state = args.state_dir if args.state_dir is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="k15-"))
         settings = ServiceSettings(
             token=token, state_dir=Path(state), host=args.host, port=args.port, workers=args.workers, queue_size=args.queue_size,
             max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s,
         )  # fmt: skip
-        backend = stack.enter_context(contextlib.closing(open_backend(args.backend, images=own)))
+        backend = stack.enter_context(contextlib.closing(open_backend(args.backend, images=own, require=require)))
         asyncio.run(_until_signal(Service(settings, backend, Images(own).names()), args.url_file))
     return 0
 
@@ -93,7 +94,7 @@ def probe(words: Sequence[str]) -> int:
 
     if words:
         raise ConfigError("k15 sandbox probe takes no options.")
-    print(backends.probe())
+    print(backends.table(backends.probe()))
     return 0
 
 
@@ -105,6 +106,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=0, help="0: a free one")
     add("--url-file", help="written once the service listens")
     add("--backend", default="auto")
+    add("--require", default=None, help="guarantees, by comma, without which it does not start (see probe); default: all but one")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at once")
     add("--queue-size", type=int, default=256, help="requests that may wait or run; more get 429")
     add("--max-request-mb", type=int, default=16)

@@ -1,0 +1,1 @@
+"""How fast untrusted code is run and judged."""
