@@ -203,6 +203,14 @@ def _devices_suffice(cfg: RunConfig, _: Mapping) -> None:
         )
 
 
+def _kernels_have_a_gpu(cfg: RunConfig, _: Mapping) -> None:
+    where = "cluster.device=cpu" if cfg.cluster.device == "cpu" else "cluster.gpus_per_node=0"
+    if cfg.algo.kernels == "triton" and (cfg.cluster.device == "cpu" or cfg.cluster.gpus_per_node == 0):
+        raise ConfigError(
+            f"algo.kernels=triton needs GPUs, but {where}. Give algo.kernels=auto (Triton on GPUs, PyTorch elsewhere) or torch."
+        )
+
+
 def idle_devices(cfg: RunConfig) -> list[str]:
     """A warning for each phase in which GPUs of a node have nothing to do."""
     gpus = cfg.cluster.gpus_per_node
@@ -221,7 +229,7 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
     _baseline_needs_samples, _batch_divides, _context_holds_response, _kv_cache_holds_context, _repetition_is_sane,
-    _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice,
+    _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
 )  # fmt: skip
 
 

@@ -72,6 +72,7 @@ class AlgoConfig:
     micro_batch_tokens: int = 4096  # packed tokens a micro-batch, at most
     train_old_segments: bool = True  # false: only the newest segment counts in the loss
     normalise_log_ratio_by_length: bool = False  # a deviation from the report, named as one
+    kernels: str = "auto"  # of log-probs and loss: auto (Triton on a GPU, else PyTorch) | triton | torch
     lr: float = 2.5e-4
     weight_decay: float = 0.0
     beta1: float = 0.9

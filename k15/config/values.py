@@ -9,6 +9,7 @@ from k15.errors import ConfigError, unknown_name
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "algo.loss": ("pmd", "rest"),
     "algo.baseline": ("mean", "log_partition", "leave_one_out"),
+    "algo.kernels": ("auto", "triton", "torch"),
     "data.kind": ("arithmetic", "jsonl"),
     "data.on_bad_row": ("error", "skip"),
     "sampler.kind": ("uniform", "curriculum", "prioritised"),

@@ -111,7 +111,8 @@ def packages() -> list[Line]:
         Line("Megatron-core", megatron is not None, megatron or gone, "no trainer: make setup", True),
         Line("vLLM", vllm is not None, f"{vllm}{build}" if vllm else gone, "no rollouts: make setup", True),
         repetition_check(),
-        Line("Triton", triton is not None, triton or gone, "losses use the PyTorch reference: slower, more memory"),
+        Line("Triton", triton is not None, triton or gone, "log-probs and losses use PyTorch (in chunks)"),
+        loss_kernels(),
         Line("Transformer Engine", te is not None, te or gone, "no FP8 and no fused layers; Megatron's own layers serve"),
         Line("flash-attn", flash is not None, flash or gone, "packed attention by PyTorch: slower on long sequences"),
         apex(),
@@ -125,6 +126,18 @@ def repetition_check() -> Line:
     fits = source is not None and source.is_file() and "def check_sequence_repetition(" in source.read_text()
     detail = "k15's, in the engine's scheduler" if fits else "vLLM's own" if folder is not None else "no vLLM"
     return Line("repetition check", fits, detail, "vLLM's check costs 1 ms a token at a max_period of 1024, k15's 2 us")
+
+
+def loss_kernels() -> Line:
+    """Which code `algo.kernels=auto` takes for log-probs and loss on this machine."""
+    build = torch_build() or "no torch"
+    missing = [
+        *(["no GPU"] if ask("nvidia-smi", "-L") is None and not Path("/dev/kfd").exists() else []),
+        *(["a torch without GPUs"] if "CUDA" not in build and "ROCm" not in build else []),
+        *(["no Triton"] if module_folder("triton") is None else []),
+    ]
+    detail = f"algo.kernels=auto takes {'PyTorch: ' + ', '.join(missing) if missing else 'Triton'}"
+    return Line("loss kernels", not missing, detail, "log-probs and loss run in PyTorch, block by block: slower on GPUs")
 
 
 def torch_build() -> str | None:

@@ -36,11 +36,12 @@ def response_logprobs(
     vocab: int,
     sequence_parallel: bool,
     entropy: bool,
+    kernels: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """(log-prob [R], entropy [R] or None) of the response tokens under softmax(logits / temperature).
 
     hidden [T, 1, H], or [T / tensor, 1, H] with sequence parallelism, of this context-parallel rank's tokens; the results are
-    of the whole pack. weight [V_padded / tensor, H].
+    of the whole pack. weight [V_padded / tensor, H]. kernels: `algo.kernels`.
     """
     group = mpu.get_tensor_model_parallel_group()
     if sequence_parallel:
@@ -55,6 +56,7 @@ def response_logprobs(
         tp_group=group,
         return_entropy=entropy,
         vocab_size=vocab,
+        backend=kernels,
     )
     logprob, entropies = out if entropy else (out, None)
     total, peers = micro.slots.shape[0], mpu.get_context_parallel_group()
@@ -110,6 +112,7 @@ def micro_batch_loss(kind: str, logprob: Tensor, micro: MicroBatch, algo: AlgoCo
             tau=algo.tau,
             mask=mask,
             weight=micro.weight,
+            backend=algo.kernels,
         )[0]
     return -(logprob * micro.mask * _per_token(micro.weight, micro)).sum()
 

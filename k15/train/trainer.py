@@ -34,6 +34,7 @@ from .optimizer import PolicyOptimizer, wrap_ddp
 from .packing import plan_micro_batches, split_minibatches
 from .shape import check_layout, read_shape
 from .step import install_hooks, run
+from .warm import prepare_kernels
 
 for _name in ("megatron.core", "torch.distributed.distributed_c10d"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -70,6 +71,7 @@ class Trainer:
         install_hooks(self.ddp)
         self.optimizer = PolicyOptimizer(self.ddp, algo, parallel, device)
         self.rotary = Rotary(self.shape, device)
+        self.kernels = prepare_kernels(self.shape, algo, parallel.tensor, self.dtype, device)
         self.iteration = 0
         self._offloaded: Offloaded | None = None
 
@@ -145,6 +147,7 @@ class Trainer:
             vocab=self.shape.vocab,
             sequence_parallel=self.parallel.sequence_parallel,
             entropy=entropy,
+            kernels=self.algo.kernels,
         )
 
     def _gather_flat(self, parts: Sequence[tuple[Tensor, Tensor]], total: int) -> Tensor:

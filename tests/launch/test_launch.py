@@ -46,6 +46,7 @@ def test_doctor_reports_what_the_programs_say(tmp_path: Path) -> None:
     assert lines["etcd"].endswith("etcd Version: 3.5.0")
     assert lines["sandbox: crun"].startswith("-  ")  # it is there, but does not run
     assert lines["torch"].startswith("ok")
+    assert "algo.kernels=auto takes" in lines["loss kernels"]
     assert lines["repetition check"].endswith("k15's, in the engine's scheduler")
     assert code == 0 and seconds < 10
 

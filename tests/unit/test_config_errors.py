@@ -41,6 +41,8 @@ CASES = {
     "cache below one sequence": (["rollout.kv_cache_bytes=100000"], ["rollout.kv_cache_bytes=100000", "393216 bytes"]),
     "unknown key": (["algo.tua=0.1"], ["tua", "Did you mean 'tau'"]),
     "unknown group choice": (["reward=lenght"], ["lenght", "Did you mean 'length'"]),
+    "unknown kernels": (["algo.kernels=cuda"], ["algo.kernels", "auto, torch, triton"]),
+    "Triton without a GPU": (["algo.kernels=triton", "cluster.device=cpu"], ["algo.kernels=triton", "cluster.device=cpu", "auto"]),
     "unknown baseline": (["algo.baseline=median"], ["median", "leave_one_out, log_partition, mean"]),
     "missing model folder": (["model.path=/no/such/folder"], ["/no/such/folder", "no folder"]),
     "missing data path": (["model.path={f}", "data=jsonl", "data.path=/no/file.jsonl"], ["/no/file.jsonl", "no file"]),
