@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 CPU = {
+    "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
     "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
 }
 

@@ -4,6 +4,7 @@ Needs torch only, so that a bare GPU machine can run it.
 """
 
 import argparse
+import ctypes
 import json
 import time
 from collections.abc import Callable
@@ -29,7 +30,9 @@ def where(device: torch.device) -> dict[str, object]:
     if device.type == "cuda":
         p = torch.cuda.get_device_properties(device)
         record["gpu"] = {"name": p.name, "memory_gb": round(p.total_memory / 1e9, 1), "multiprocessors": p.multi_processor_count}
-    record["versions"] = {name: v for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy", "vllm") if (v := _version(name))}
+    record["versions"] = {
+        name: v for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy", "vllm") if (v := _version(name))
+    }
     load = machine.foreign_load()
     record |= {"commit": machine.commit(), "date": machine.today(), "threads": torch.get_num_threads()}
     return record | {"others_cores": round(load, 2), "under_load": load > machine.BUSY_CORES}
@@ -75,6 +78,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    ctypes.CDLL(None).malloc_trim(0)  # or `call` would fill what the allocator kept of earlier work
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present resident size
     before = _status_kb("VmHWM")
     call()
@@ -96,6 +100,11 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"product_tflops": 2 * n**3 / product / 1e12, "copy_gb_s": 2 * copied / copy / 1e9}
 
 
+def kind(device: torch.device) -> str:
+    """The sort of machine, for file names: `2cpu`, `nvidia-h200`."""
+    return machine.neutral_name() if device.type == "cpu" else torch.cuda.get_device_name(device).replace(" ", "-").lower()
+
+
 def arguments(what: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--out", type=Path, help="JSON file (default: results/<name>-<date>-<machine>.json)")
@@ -105,8 +114,7 @@ def arguments(what: str) -> argparse.ArgumentParser:
 
 def save(name: str, result: dict[str, object], device: torch.device, out: Path | None) -> Path:
     """Write the result; returns its path."""
-    kind = machine.neutral_name() if device.type == "cpu" else torch.cuda.get_device_name(device).replace(" ", "-").lower()
-    path = out if out is not None else RESULTS / f"{name}-{machine.today()}-{kind}.json"
+    path = out if out is not None else RESULTS / f"{name}-{machine.today()}-{kind(device)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path.name}")

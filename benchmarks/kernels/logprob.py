@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from benchmarks.kernels import frame
 from k15.kernels.logprob import linear_logprob
 from k15.kernels.logprob.fused import linear_pmd
 from k15.kernels.pmd import pmd_loss
+from torch import Tensor
+
+from benchmarks.kernels import frame
 
 GATE = 4.0
 TAU = 0.1
@@ -57,7 +57,9 @@ def contenders(device: torch.device) -> dict[str, LogProb | str]:
     try:
         from cut_cross_entropy import linear_cross_entropy
 
-        found["cut-cross-entropy"] = lambda hidden, weight, target: -linear_cross_entropy(hidden, weight, target, reduction="none")
+        found["cut-cross-entropy"] = lambda hidden, weight, target: (
+            -linear_cross_entropy(hidden, weight, target, reduction="none")
+        )
     except ImportError as error:
         found["cut-cross-entropy"] = f"not installed ({error})"
     return found
@@ -117,7 +119,11 @@ def gate(device: torch.device, dtype: torch.dtype, found: dict[str, LogProb | st
     exact = run_fused(exact_data, separate=True)
     seen = errors(run_fused(data), exact)
     limits = [GATE * e + 1e-7 for e in errors(run_fused(data, separate=True), exact)]
-    verdicts["k15 fused with pmd"] = {"ok": all(e <= a for e, a in zip(seen, limits, strict=True)), "errors": seen, "allowed": limits}
+    verdicts["k15 fused with pmd"] = {
+        "ok": all(e <= a for e, a in zip(seen, limits, strict=True)),
+        "errors": seen,
+        "allowed": limits,
+    }
     return verdicts
 
 
@@ -125,7 +131,9 @@ def eager_double(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return torch.log_softmax(hidden @ weight.T, -1).gather(1, target[:, None]).squeeze(1)
 
 
-def measure(size: tuple[int, int, int], device: torch.device, dtype: torch.dtype, functions: dict[str, Any], repeats: int) -> list[dict]:
+def measure(
+    size: tuple[int, int, int], device: torch.device, dtype: torch.dtype, functions: dict[str, Any], repeats: int
+) -> list[dict]:
     tokens, hidden, vocab = size
     data = problem(tokens, hidden, vocab, device, dtype)
     gradients = (tokens + vocab) * hidden * data[0].element_size()

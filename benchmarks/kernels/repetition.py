@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,11 +44,12 @@ class Output(list):
 
 
 def words(kind: str, count: int, length: int) -> list[list[int]]:
-    """text: tokens of Zipf frequencies, 32k kinds. powers: factors of the Fibonacci word: cubes everywhere, no fourth power."""
+    """text: Zipf frequencies, 32k kinds, no token twice in a row. powers: the Fibonacci word, cubes but no fourth power."""
     rng = random.Random(0)
     if kind == "text":
         weights = [1 / (rank + 2.7) for rank in range(32_000)]
-        return [rng.choices(range(32_000), weights, k=length) for _ in range(count)]
+        drawn = (rng.choices(range(32_000), weights, k=2 * length) for _ in range(count))
+        return [[key for key, _ in groupby(x)][:length] for x in drawn]
     a, b = [0], [0, 1]
     while len(b) < length + count * 97:
         a, b = b, b + a

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# All that a single GPU can show, on a bare machine with torch and triton (pytest too, for the tests): tests marked `gpu`, the kernel
+# benchmarks, one training step; one JSON, under ten minutes.   benchmarks/gpu.sh [OUT.json] [--quick]
+set -uo pipefail
+repo=$(cd "$(dirname "$0")/.." && pwd)
+out=${1:-$repo/benchmarks/results/gpu-$(date -u +%F).json}
+quick=${2:-}
+python=${PYTHON:-python3}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# k15.kernels is the folder kernels/: a tree of links stands for the installed package.
+mkdir -p "$work/path/k15"
+ln -s "$repo"/k15/* "$repo/kernels" "$work/path/k15/"
+ln -s "$repo/benchmarks" "$work/path/benchmarks"
+export PYTHONPATH="$work/path:$repo/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+"$python" -c 'import sys, torch, triton; sys.exit(0 if torch.cuda.is_available() else "no CUDA device here")' || exit 2
+
+failed=0
+run() { # run NAME LIMIT_S COMMAND...: its log and its exit code are part of the result
+  local name=$1 limit=$2 code
+  shift 2
+  printf '== %s\n' "$name"
+  timeout "$limit" "$@" 2>&1 | tee "$work/$name.log"
+  code=${PIPESTATUS[0]}
+  printf '%s' "$code" >"$work/$name.code"
+  ((code == 0)) || failed=1
+}
+
+run tests 200 "$python" -m pytest -q -m gpu -c /dev/null --rootdir "$repo/tests" --confcutdir "$repo/tests/kernels" \
+  -p no:cacheprovider "$repo/tests/kernels"
+for name in logprob pmd repetition train_step; do
+  # shellcheck disable=SC2086
+  run "$name" 120 "$python" -m "benchmarks.kernels.$name" --out "$work/$name.json" $quick
+done
+
+"$python" - "$work" "$out" <<'PY'
+import json, sys
+from pathlib import Path
+work, out = map(Path, sys.argv[1:])
+result = {}
+for code in sorted(work.glob("*.code")):
+    name = code.stem
+    data, log = work / f"{name}.json", (work / f"{name}.log").read_text(errors="replace")
+    result[name] = {"exit_code": int(code.read_text()), "last_lines": log.splitlines()[-5:]}
+    if data.exists():
+        result[name]["result"] = json.loads(data.read_text())
+out.write_text(json.dumps(result, indent=1) + "\n")
+print("written:", out.name)
+PY
+exit $failed
