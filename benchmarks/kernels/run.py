@@ -36,12 +36,12 @@ def chart(result: dict, path: Path) -> None:
     sizes = list(dict.fromkeys((r["tokens"], r["hidden"], r["vocab"]) for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    for axis, key, label in zip(
-        axes, ("forward_backward_s", "peak_beyond_gradients_mb"), ("seconds", "MB beyond inputs and gradients")
-    ):
+    panels = {"forward_backward_s": "seconds", "peak_beyond_gradients_mb": "MB beyond inputs and gradients"}
+    for axis, (key, label) in zip(axes, panels.items()):
         for i, name in enumerate(names):
             values = {(r["tokens"], r["hidden"], r["vocab"]): r[key] for r in rows if r["name"] == name}
-            at = [s + (i - (len(names) - 1) / 2) * 0.8 / len(names) for s, size in enumerate(sizes) if size in values]
+            shift = (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            at = [s + shift for s, size in enumerate(sizes) if size in values]
             axis.bar(at, [max(values[s], 1e-9) for s in sizes if s in values], 0.8 / len(names), label=name)
         axis.set_yscale("log")
         axis.set_ylabel(label)
