@@ -17,11 +17,12 @@ from k15.sandbox.backends.crun import Crun
 from k15.sandbox.images.build import build
 from k15.sandbox.images.store import cache_root
 from k15.sandbox.job import Job, Limits, Outcome
+from k15.sandbox.warm import Warm
 
 MARK = f"k15-mark-{os.getpid()}"  # a word on the command line of daemons that attacks leave
 SMALL = Limits(wall_s=10, cpu_s=5, memory_mb=128, processes=16, output_bytes=1 << 16, disk_mb=8, files=200)
 USER = 64_123  # an ordinary user that nobody is
-VARIANTS = ["crun", "bubblewrap-watched", "bubblewrap-cgroup", "bubblewrap-user"] if os.geteuid() == 0 else ["bubblewrap-watched"]
+VARIANTS = ["bubblewrap-watched", "warm", *(["crun", "bubblewrap-cgroup", "bubblewrap-user"] if os.geteuid() == 0 else [])]
 
 
 class AsUser:
@@ -60,6 +61,8 @@ def open_variant(name: str):
         return Crun()
     if name == "bubblewrap-user":
         return AsUser()
+    if name == "warm":
+        return Warm()
     return Bubblewrap(groups=name == "bubblewrap-cgroup")
 
 

@@ -146,3 +146,35 @@ def test_limits_are_told_apart(backend):  # noqa: F811
         outcome = run(backend, "sh", "-c", script, limits=Limits(**words))
         assert outcome.limit == name and time.monotonic() - started < 30, (name, outcome)
     assert len(run(backend, "yes", limits=Limits(output_bytes=1000)).stdout) == 1000
+
+
+PROGRAMS = {  # what a program may notice of how its interpreter was started
+    "uncaught": "def f():\n    return 1 / 0\nf()",
+    "syntax": "x = = 1",
+    "exit text": "import sys\nsys.exit('bye')",
+    "exit code": "raise SystemExit(300)",
+    "unclosed file": "f = open('kept', 'w')\nf.write('written')",
+    "atexit and threads": "import atexit, threading, time\natexit.register(print, 'last')\n"
+    "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nprint('main')",
+    "main": "import sys, pickle\nclass A: pass\nprint(__name__, sys.argv, pickle.loads(pickle.dumps(A())).__class__, __file__)",
+    "path": "import sys, os, own\nprint(own.x, sys.path[0], sorted(os.environ), sys.stdin.read(), sys.flags.utf8_mode)",
+    "children": "import subprocess, multiprocessing as m\nprint(subprocess.run(['echo', 'hi'], capture_output=True).stdout)\n"
+    "if __name__ == '__main__':\n    with m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, -2]))",
+    "interrupted": "import signal, os\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('caught')",
+    "recursion": "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nimport sys\nsys.setrecursionlimit(30000)\nprint(f(25000))",
+    "unicode": "print('grüß', ascii(input()))",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_python_programs_behave_as_with_python3_itself(backend, base_image, name):  # noqa: F811
+    """The reference is a plain interpreter in the simplest backend; a warm one must not differ from it."""
+    job = Job(
+        ["python3", "main.py", "word"], stdin="é\n".encode(), keep=["kept"], env={"A": "b"}, limits=SMALL,
+        files={"main.py": PROGRAMS[name].encode(), "own.py": b"x = 5"},
+    )  # fmt: skip
+    got, cold = backend.run(job), Bubblewrap(groups=False).run(job)
+    assert got.error is None and cold.error is None
+    assert (got.stdout, got.stderr, got.exit_code, got.signal, got.kept) == (
+        cold.stdout, cold.stderr, cold.exit_code, cold.signal, cold.kept,
+    )  # fmt: skip

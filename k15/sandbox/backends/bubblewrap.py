@@ -7,6 +7,7 @@ root owns. Where cgroups can be made they hold the memory; elsewhere init watche
 import os
 import secrets
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from k15.errors import SandboxError
@@ -41,14 +42,7 @@ class Bubblewrap:
         self._images = images if images is not None else Images()
         self._filter = seccomp.program()
         self._init, self._launch = binary("init"), binary("launch")
-        self._drop: list[str] = []
-        if os.geteuid() == 0:
-            closed = open_to_others(self._init)
-            if closed is not None:
-                raise SandboxError(
-                    f"{closed} is closed to other users, and the sandbox does not run as root; set K15_CACHE_DIR elsewhere"
-                )
-            self._drop = ["-u", str(DROPPED_UID)]
+        self._dropped = dropped()
         self._nest = None if groups is False else _nest(must=groups is True)
         self.memory_is_hard = self._nest is not None
         self._slots: Slots[Group] | None = None
@@ -57,16 +51,16 @@ class Bubblewrap:
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end; blocking, from any thread. Raises SandboxError for an unknown image or a wrong path."""
-        bwrap = command(self._bwrap, self._images.rootfs(job.image), self._init)
+        bwrap = command(self._bwrap, self._images.rootfs(job.image), {"/dev/init": self._init}, ["/dev/init"])
         watch = self._slots is None
         request = wire.request(
             job, self._filter, mount_tmp=True, watch_memory=watch, watch_processes=True, tick_s=TICK_S if watch else 4 * TICK_S
         )
         if self._slots is None:
-            return exchange([str(self._launch), *self._drop, "--", *bwrap] if self._drop else bwrap, request, job)
+            return exchange([*self._dropped, *bwrap], request, job)
         with self._slots.one() as group:
-            enter = [word for path in group.entrances for word in ("-c", str(path))]
-            return group.bound(job, lambda: exchange([str(self._launch), *enter, *self._drop, "--", *bwrap], request, job))
+            enter = [str(self._launch), *(word for path in group.entrances for word in ("-c", str(path))), "--"]
+            return group.bound(job, lambda: exchange([*enter, *self._dropped, *bwrap], request, job))
 
     def close(self) -> None:
         """Remove the cgroups, where there are any. No job may be running."""
@@ -85,17 +79,33 @@ def _nest(must: bool) -> Nest | None:
         return None  # `guarantees` says that memory is watched and not held
 
 
-def command(bwrap: str, rootfs: Path, init: Path) -> list[str]:
-    """The bwrap command line of an empty sandbox that waits for its job: depends on the image alone."""
+def dropped() -> list[str]:
+    """The words before a command that must not run as root: none for an ordinary user."""
+    if os.geteuid() != 0:
+        return []
+    closed = open_to_others(binary("launch"))
+    if closed is not None:
+        raise SandboxError(
+            f"{closed} is closed to other users, and the sandbox does not run as root; set K15_CACHE_DIR elsewhere"
+        )
+    return [str(binary("launch")), "-u", str(DROPPED_UID), "--"]
+
+
+def command(bwrap: str, rootfs: Path, inside: Mapping[str, Path], run: Sequence[str], *, capable: bool = True) -> list[str]:
+    """The bwrap command line of an empty sandbox that waits for its job: depends on the image alone.
+
+    `inside`: path below /dev -> file of the host to be seen there; `run`: process 1. `capable`: it may mount (init gives the
+    right up once the disk is mounted).
+    """
     words = [
         bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-        "--uid", str(UID), "--gid", str(UID), "--die-with-parent", "--as-pid-1",
-        "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN",  # for init alone, in its own user namespace: it mounts the disk
-        "--ro-bind", str(rootfs), "/", "--proc", "/proc", "--tmpfs", "/dev",
+        "--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL",
+        *(["--cap-add", "CAP_SYS_ADMIN"] if capable else []), "--ro-bind", str(rootfs), "/", "--proc", "/proc", "--tmpfs", "/dev",
     ]  # fmt: skip
     for device in _DEVICES:
         words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     for link, target in _LINKS.items():
         words += ["--symlink", target, f"/dev/{link}"]
-    words += ["--symlink", "/tmp/shm", "/dev/shm", "--ro-bind", str(init), "/dev/init", "--remount-ro", "/dev"]
-    return [*words, "--chdir", "/", "--", "/dev/init"]
+    for path, source in inside.items():
+        words += ["--ro-bind", str(source), path]
+    return [*words, "--symlink", "/tmp/shm", "/dev/shm", "--remount-ro", "/dev", "--chdir", "/", "--", *run]

@@ -227,7 +227,7 @@ def sweep() -> list[str]:
                     inner.rmdir()
         else:
             shutil.rmtree(directory, ignore_errors=True)
-    return sorted({d.name for d in stale})
+    return sorted({d.name for d in stale if not d.exists()})
 
 
 def _roots() -> list[Path]:

@@ -19,44 +19,43 @@ _CHUNK = 1 << 16
 def exchange(command: Sequence[str], request: bytes, job: Job) -> Outcome:
     """Start `command` with the control socket as its stdin and an EMPTY environment, and see the job through."""
     ours, theirs = socket.socketpair()
-    try:
+    with ours:
         with theirs:
             process = subprocess.Popen(
                 command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/", start_new_session=True,
                 bufsize=0,
             )  # fmt: skip
-        return converse(ours, process, request, job)
-    finally:
-        ours.close()
-
-
-def converse(ours: socket.socket, process: subprocess.Popen[bytes], request: bytes, job: Job) -> Outcome:
-    """The conversation with a sandbox that has just been started."""
-    ours.setblocking(False)
-    streams = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    talk = _Talk(ours, request, job.limits.output_bytes, streams)
-    deadline = time.monotonic() + job.limits.wall_s + GRACE_S
-    try:
-        late = not talk.until(deadline)
-    finally:
-        if process.poll() is None:
-            ours.close()  # init ends, and everything with it, when nobody listens any more
+        with process.stdout, process.stderr:
             try:
-                process.wait(0.0 if talk.failed else 2.0)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGKILL)
-                process.wait()
-        stdout, stderr = (bytes(s[: job.limits.output_bytes]) for s in streams.values())
-        process.stdout.close()
-        process.stderr.close()
-    if late:
-        return Outcome(None, stdout=stdout, stderr=stderr, error=f"the sandbox did not end within {GRACE_S:.0f} s of its limit")
-    result = wire.outcome(bytes(talk.report), job, stdout, stderr)
-    if result.error is not None and result.error.endswith("without a report"):
-        detail = stderr.decode(errors="replace").strip()[-500:]
+                result = converse(ours, process.stdout.fileno(), process.stderr.fileno(), request, job)
+            finally:
+                ours.close()  # init ends, and everything with it, when nobody listens any more
+                _end(process)
+    if result.error == wire.NO_REPORT:
+        detail = result.stderr.decode(errors="replace").strip()[-500:]
         return Outcome(None, error=f"{result.error} (exit {process.returncode}): {detail}")
     return result
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(3.0)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def converse(ours: socket.socket, out: int, err: int, request: bytes, job: Job) -> Outcome:
+    """The conversation with a sandbox that has just been started; `out`, `err`: descriptors of its output."""
+    ours.setblocking(False)
+    streams = {out: bytearray(), err: bytearray()}
+    talk = _Talk(ours, request, job.limits.output_bytes, streams)
+    late = not talk.until(time.monotonic() + job.limits.wall_s + GRACE_S)
+    stdout, stderr = (bytes(s[: job.limits.output_bytes]) for s in streams.values())
+    if late:
+        return Outcome(None, stdout=stdout, stderr=stderr, error=f"the sandbox did not end within {GRACE_S:.0f} s of its limit")
+    return wire.outcome(bytes(talk.report), job, stdout, stderr)
 
 
 class _Talk:
@@ -65,7 +64,6 @@ class _Talk:
     def __init__(self, ours: socket.socket, request: bytes, bound: int, streams: dict[int, bytearray]) -> None:
         self.ours, self.pending, self.bound, self.streams = ours, memoryview(request), bound, streams
         self.report = bytearray()
-        self.failed = False
         self.stopped = False
         self.open = {*streams, ours.fileno()}
 
@@ -78,7 +76,6 @@ class _Talk:
         while self.open:
             left = deadline - time.monotonic()
             if left <= 0:
-                self.failed = True
                 return False
             for fd, event in poll.poll(left * 1000):
                 if fd in self.streams:

@@ -11,6 +11,7 @@ MAGIC = 0x3531356B
 MOUNT_TMP = 1
 STOP_OUTPUT = b"o"
 WORKDIR = "/tmp/work"  # the job's working directory in every image and backend
+NO_REPORT = "the sandbox ended without a report"
 LIMITS = (None, "wall", "cpu", "memory", "output", "disk")
 _HEAD = struct.Struct("=IIQQQQQII")
 _TAIL = struct.Struct("=IiiIQQQII")
@@ -62,7 +63,7 @@ def outcome(report: bytes, job: Job, stdout: bytes, stderr: bytes) -> Outcome:
             files[job.keep[index]] = report[at : at + size]
             at += size
     except struct.error:
-        return Outcome(None, stdout=stdout, stderr=stderr, error="the sandbox ended without a report")
+        return Outcome(None, stdout=stdout, stderr=stderr, error=NO_REPORT)
     if magic != MAGIC or error:
         return Outcome(None, stdout=stdout, stderr=stderr, error=text or "the sandbox's report is not one")
     return Outcome(

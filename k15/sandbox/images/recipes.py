@@ -45,6 +45,7 @@ RECIPES: dict[str, Recipe] = {
     "ts": _recipe("TypeScript (Node.js and tsc)", *_TS),
     "php": _recipe("PHP", *_PHP, links=_PHP_LINKS),
     "csharp": _recipe("C# (Mono)", *_CSHARP),
+    "jupyter": _recipe("a Jupyter kernel for Python", *_PYTHON, "python3-ipykernel", "python3-jupyter-client"),
     "all": _recipe(
         "every language above in one", *_PYTHON, *_CPP, *_JAVA, *_JS, *_TS, *_PHP, *_CSHARP, links={**_JAVA_LINKS, **_PHP_LINKS}
     ),

@@ -70,7 +70,7 @@ static int get(void *data, size_t size)
 }
 
 /* The sandbox itself failed: say so and end. */
-static void fail(const char *form, ...)
+void fail(const char *form, ...)
 {
 	char text[512];
 	int saved = errno;
@@ -225,49 +225,63 @@ static void run_child(const struct head *head, struct blob filter, int in, char 
 	for (int s = 1; s < 32; s++) signal(s, SIG_DFL);
 	setsid();
 	if (dup2(in, 0) < 0) _exit(126);
-	syscall(SYS_close_range, 3, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */);
+	if (syscall(SYS_close_range, 3, ~0u, 0))
+		for (int fd = 3; fd < 1024; fd++) close(fd);
 	confine(head, filter);
 	environ = env;
-	if (run_inside(argv)) return;
+	if (run_inside(argv, env)) return;
 	execvp(argv[0], argv);
 	dprintf(2, "k15 sandbox: cannot run %s: %s\n", argv[0], strerror(errno));
 	_exit(127);
 }
 
-/* Seconds of processor and bytes of private memory of all processes but init, from /proc. */
-static void survey(uint64_t *cpu_us, uint64_t *memory)
+static ssize_t read_proc(int pid, const char *name, char *text, size_t size)
 {
-	static const uint64_t page = 4096;
+	char path[64];
+	snprintf(path, sizeof path, "%d/%s", pid, name);
+	int fd = openat(dirfd(processes_dir), path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+	if (fd >= 0) close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return n;
+}
+
+/* Bytes of private memory of a process: `exact` shares out what forks have in common, which the kernel counts slowly. */
+static uint64_t memory_of(int pid, int exact)
+{
+	char text[2048];
+	unsigned long resident = 0, shared = 0, kb = 0;
+	if (exact && read_proc(pid, "smaps_rollup", text, sizeof text) > 0) {
+		char *line = strstr(text, "Pss_Anon:");
+		if (line && sscanf(line, "Pss_Anon: %lu", &kb) == 1) return (uint64_t)kb * 1024;
+	}
+	if (read_proc(pid, "statm", text, sizeof text) > 0 && sscanf(text, "%*u %lu %lu", &resident, &shared) == 2 && resident > shared)
+		return (uint64_t)(resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+	return 0;
+}
+
+/* Microseconds of processor and bytes of private memory of all processes but init, from /proc, and of the tmpfs. */
+static void survey(uint64_t *cpu_us, uint64_t *memory, int exact)
+{
 	struct dirent *entry;
 	struct rusage gone;
 	struct statvfs disk;
 	long tick = sysconf(_SC_CLK_TCK);
-	char path[64], text[1024];
+	char text[1024];
 	getrusage(RUSAGE_CHILDREN, &gone);
 	*cpu_us = (uint64_t)(gone.ru_utime.tv_sec + gone.ru_stime.tv_sec) * 1000000 + gone.ru_utime.tv_usec + gone.ru_stime.tv_usec;
 	*memory = 0;
 	rewinddir(processes_dir);
 	while ((entry = readdir(processes_dir))) {
 		int pid = atoi(entry->d_name);
-		unsigned long u = 0, s = 0, resident = 0, shared = 0;
+		unsigned long u = 0, s = 0;
 		long cu = 0, cs = 0;
 		if (pid < 2) continue;
-		snprintf(path, sizeof path, "%d/stat", pid);
-		int fd = openat(dirfd(processes_dir), path, O_RDONLY | O_CLOEXEC);
-		ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-		if (fd >= 0) close(fd);
-		if (n <= 0) continue;
-		text[n] = 0;
+		if (read_proc(pid, "stat", text, sizeof text) <= 0) continue;
 		char *rest = strrchr(text, ')');
 		if (rest && sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &u, &s, &cu, &cs) == 4)
 			*cpu_us += (u + s + (unsigned long)(cu + cs)) * 1000000ull / (unsigned long)tick;
-		snprintf(path, sizeof path, "%d/statm", pid);
-		fd = openat(dirfd(processes_dir), path, O_RDONLY | O_CLOEXEC);
-		n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-		if (fd >= 0) close(fd);
-		if (n <= 0) continue;
-		text[n] = 0;
-		if (sscanf(text, "%*u %lu %lu", &resident, &shared) == 2 && resident > shared) *memory += (resident - shared) * page;
+		*memory += memory_of(pid, exact);
 	}
 	if (!fstatvfs(tmp_fd, &disk)) *memory += (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
 }
@@ -316,7 +330,8 @@ static struct end watch(const struct head *head, pid_t child, int signals, uint6
 		if (!end.done && now >= deadline) end.limit = WALL;
 		if (!end.done && !end.limit && now >= next) {
 			uint64_t cpu, memory;
-			survey(&cpu, &memory);
+			survey(&cpu, &memory, 0);
+			if (head->memory && memory > head->memory) survey(&cpu, &memory, 1);
 			if (memory > end.memory) end.memory = memory;
 			if (head->memory && memory > head->memory) end.limit = MEMORY;
 			else if (cpu > head->cpu_us) end.limit = CPU;
@@ -410,7 +425,7 @@ void serve(int from)
 	uint64_t wall = now_us() - started;
 	if (end.limit) {
 		uint64_t memory;
-		survey(&end.cpu_us, &memory);
+		survey(&end.cpu_us, &memory, 0);
 	}
 	kill(-1, SIGKILL);
 	int was = end.done;
