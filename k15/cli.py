@@ -15,6 +15,7 @@ PLAIN = {
     "doctor": "k15.launch.doctor",
     "report": "k15.eval.report",
     "sandbox": "k15.sandbox.cli",
+    "testgen": "k15.runs.testgen",
 }
 SLURM = ("launch", "status", "doctor")  # these ask Slurm
 MULTIRUN = {"-m", "--multirun"}
@@ -26,6 +27,7 @@ USAGE = """usage: k15 COMMAND [words]
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
   report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
   sandbox  the code sandbox: service, images      k15 sandbox {serve,build,probe}
+  testgen  test cases for code problems             k15 testgen PROBLEMS --out FOLDER
   doctor   what was found on this machine           k15 doctor
 """
 

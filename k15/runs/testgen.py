@@ -1,0 +1,155 @@
+"""`k15 testgen PROBLEMS --out FOLDER`: tests for code problems, and the funnel that they went through.
+
+The sandbox is the service at --sandbox-url, or one that runs as long as the command does. Killed, it goes on where it was
+when the same command is given again. Writes problems.jsonl (train on it with data.kind=jsonl), results.jsonl and funnel.json.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_type_hints
+
+from k15.child import prepare
+from k15.data.tokenizer import load_tokenizer
+from k15.errors import ConfigError, DataError, SandboxError
+from k15.log.files import atomic_write
+from k15.sandbox.client import Access, SandboxClient
+from k15.testgen.author import EngineAuthor
+from k15.testgen.funnel import funnel, table
+from k15.testgen.journal import Journal
+from k15.testgen.outcome import ProblemResult
+from k15.testgen.pipeline import Pipeline
+from k15.testgen.problems import load_problems
+from k15.testgen.settings import TestgenSettings
+from k15.testgen.store import write_store
+
+STARTS_WITHIN_S = 120.0
+PATIENCE = {"timeout_s": 1800.0, "patience_s": 3600.0}  # fifty runs of a slow submission are one request
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0, also where no problem is kept. Raises ConfigError, DataError, EngineError, SandboxError."""
+    args = _parser().parse_args(list(argv))
+    settings = TestgenSettings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TestgenSettings)})
+    problems = load_problems(args.problems)
+    out = Path(args.out)
+    author = _author(args, settings)
+    journal = Journal(out / "journal.sqlite")
+    with contextlib.closing(journal), _sandbox(args, out) as access, SandboxClient(access, settings.workers) as client:
+        told = _Told(len(problems))
+        results = Pipeline(client, journal, settings, author).results(problems, told)
+    write_store(out / "problems.jsonl", problems, results, settings)
+    lines = [json.dumps({**dataclasses.asdict(r), "tests": len(r.tests)}) for r in results]
+    atomic_write(out / "results.jsonl", "".join(line + "\n" for line in lines).encode())
+    summary = {"settings": dataclasses.asdict(settings), "problems": len(problems), "funnel": funnel(results)}
+    atomic_write(out / "funnel.json", (json.dumps(summary, indent=2) + "\n").encode())
+    print(table(results))
+    return 0
+
+
+class _Told:
+    """A line a problem, as it is done."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._kept, self._started = total, 0, 0, time.monotonic()
+
+    def __call__(self, result: ProblemResult) -> None:
+        self._done += 1
+        self._kept += result.kept
+        seconds = time.monotonic() - self._started
+        print(
+            f"[{self._done}/{self._total}, {self._kept} kept, {seconds:.0f} s] {result.id}: {result.stage}: {result.reason}",
+            flush=True,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="k15 testgen", allow_abbrev=False, description=__doc__, epilog=f"Numbers: {TestgenSettings.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("problems", help="a folder with a folder for each problem (statement.md, right_*.py, ...), or JSONL")
+    add("--out", required=True, help="folder for results; the same one again continues")
+    add("--sandbox-url", help="of `k15 sandbox serve`; without it one is started here")
+    add("--sandbox-token-file")
+    add("--sandbox-workers", type=int, default=2, help="jobs at once in the service that is started here")
+    add(
+        "--engine-url",
+        action="append",
+        default=[],
+        help="of a vLLM engine that writes the generators that are lacking; may be repeated",
+    )
+    add("--engine-token-file")
+    add("--model", help="Hugging Face folder of the engine's model: its tokenizer is read")
+    types = get_type_hints(TestgenSettings)
+    for f in dataclasses.fields(TestgenSettings):
+        kind = argparse.BooleanOptionalAction if types[f.name] is bool else "store"
+        more = {} if types[f.name] is bool else {"type": types[f.name]}
+        add(f"--{f.name.replace('_', '-')}", action=kind, default=f.default, **more)
+    return parser
+
+
+def _author(args: argparse.Namespace, settings: TestgenSettings) -> EngineAuthor | None:
+    if not args.engine_url:
+        return None
+    if args.model is None or args.engine_token_file is None:
+        raise ConfigError("--engine-url needs --model (its tokenizer) and --engine-token-file (the engine's bearer token).")
+    return EngineAuthor(
+        args.engine_url, _read(args.engine_token_file), load_tokenizer(args.model), settings, Path(args.model).name
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _sandbox(args: argparse.Namespace, out: Path) -> Iterator[Access]:
+    if args.sandbox_url is not None:
+        yield Access.of(args.sandbox_url, args.sandbox_token_file, **PATIENCE)
+        return
+    with own_sandbox(args.sandbox_workers, out / "sandbox.log") as access:
+        yield access
+
+
+@contextlib.contextmanager
+def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
+    """A service on this machine that ends with the block, and with this process. Raises SandboxError where it does not start."""
+    with tempfile.TemporaryDirectory(prefix="k15-testgen-") as name:
+        folder = Path(name)
+        token, url = secrets.token_hex(24), folder / "url"
+        (folder / "token").touch(0o600)
+        (folder / "token").write_text(token)
+        with log_file.open("ab") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "k15", "sandbox", "serve", "--token-file", folder / "token", "--url-file", url,
+                 "--state-dir", folder / "state", "--workers", str(workers), "--max-request-mb", "64"],
+                stdout=said, stderr=said, preexec_fn=prepare,
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + STARTS_WITHIN_S
+            while not url.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    last = log_file.read_text()[-500:].strip()
+                    raise SandboxError(f"The sandbox did not start ({log_file}): {last}")
+                time.sleep(0.1)
+            yield Access(url.read_text().strip(), token, **PATIENCE)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

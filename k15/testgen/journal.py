@@ -1,0 +1,56 @@
+"""What is done already, on disk: a key and a JSON value, each written once. A run that was killed goes on where it was."""
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from k15.errors import DataError
+
+
+class Journal:
+    """Keys name their content (problem, settings and step), so what changed since is done again and nothing else.
+
+    Safe to use from many threads; one process at a time (a second one gets DataError).
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._db.execute("BEGIN IMMEDIATE")  # takes the lock now
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise DataError(f"{path} cannot be used ({error}); is another `k15 testgen` running on this folder?") from error
+
+    def get(self, key: str) -> Any:
+        """The value, or None."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM done WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row is not None else None
+
+    def put(self, key: str, value: object) -> None:
+        """On disk when it returns. A key that is there already is an error of the caller (work was done twice)."""
+        assert value is not None, "None means absent"
+        with self._lock:
+            self._db.execute("INSERT INTO done VALUES (?, ?)", (key, json.dumps(value)))
+
+    def finish(self, key: str, result: object) -> None:
+        """Write `<key>/result` and forget the steps under `key`, at once."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM done WHERE substr(key, 1, ?) = ?", (len(key) + 1, f"{key}/"))
+            self._db.execute("INSERT INTO done VALUES (?, ?)", (f"{key}/result", json.dumps(result)))
+            self._db.execute("COMMIT")
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._db.execute("SELECT count(*) FROM done").fetchone()[0]
+
+    def close(self) -> None:
+        self._db.close()
