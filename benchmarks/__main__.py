@@ -5,6 +5,7 @@ from importlib import import_module
 
 CPU = {
     "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
+    "reward": "verdicts/s of the mathematics reward, after a gate of right and wrong answers",
     "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
 }
 
