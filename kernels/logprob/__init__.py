@@ -5,6 +5,7 @@ naive.py    the reference                                          chunked.py  t
 kernel.py   Triton kernels and their host wrappers                 blocks.py   one block of logits at a time, either path
 product.py  matrix products with fp32 results                      tuning.py   block sizes by device
 check.py    what a call may be given                               warm.py     compiles everything before training
+terms.py    the loss beside its log-probs
 """
 
 from .api import linear_logprob

@@ -107,7 +107,9 @@ def forward_stats(head: Head, hidden: Tensor, local: Tensor, entropy: bool) -> T
     if head.triton and head.tuning.forward == "fused" and head.store.itemsize == 2:
         from . import kernel
 
-        return kernel.linear_stats(hidden, head.rows, local, head.scale, entropy, head.tuning)
+        step = rows_within(head.tuning.logits_bytes, 40 * kernel.column_tiles(cols, entropy, head.tuning), tokens)
+        parts = zip(hidden.split(step), local.split(step), strict=True)
+        return torch.cat([kernel.linear_stats(h, head.rows, at, head.scale, entropy, head.tuning) for h, at in parts], 1)
     step = rows_within(head.tuning.logits_bytes, cols * head.acc.itemsize, tokens)
     buffer = logits_buffer(head, step, cols)
     for a in range(0, tokens, step):

@@ -32,27 +32,28 @@ class ChunkedLogprob(torch.autograd.Function):
         mine = (target != IGNORE) & (local >= 0) & (local < rows.shape[0])
         local = torch.where(mine, local, 0)
         top = hidden.new_full((tokens,), float("-inf"), dtype=acc)
-        stats = hidden.new_zeros((3, tokens), dtype=acc)  # sum of exp, target's logit, sum of exp * logit
+        stats = hidden.new_zeros((3, tokens), dtype=acc)  # sum of e = exp(. - top), target's logit, sum of e (. - top)
         if rows.shape[0] > 0:
             for a, b, logits in _logit_blocks(hidden, rows, temperature):
                 top[a:b] = logits.amax(-1)
                 picked = logits.gather(1, local[a:b, None]).squeeze(1)
                 stats[1, a:b] = torch.where(mine[a:b], picked, 0.0)
+                shifted = logits.sub_(top[a:b, None])
+                e = shifted.exp() if want_entropy else shifted.exp_()
+                stats[0, a:b] = e.sum(-1)
                 if want_entropy:
-                    e = (logits - top[a:b, None]).exp()
-                    stats[2, a:b] = (e * logits).sum(-1)
-                    stats[0, a:b] = e.sum(-1)
-                else:
-                    stats[0, a:b] = logits.sub_(top[a:b, None]).exp_().sum(-1)
+                    stats[2, a:b] = e.mul_(shifted).sum(-1)
         if group is not None:
             local_top = top.clone()
             dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
-            stats[0::2] *= (local_top - top).exp()
+            drop = (local_top - top).clamp(min=-1e30)  # -inf on a rank whose rows are all padding, where the sums are 0
+            stats[2] += drop * stats[0]
+            stats[0::2] *= drop.exp()
             dist.all_reduce(stats, group=group)
         log_z = top + stats[0].log()
         keep = target != IGNORE
         logprob = torch.where(keep, torch.where(bad, float("nan"), stats[1] - log_z), 0.0)
-        entropy = torch.where(keep, log_z - stats[2] / stats[0], 0.0) if want_entropy else logprob.new_zeros(0)
+        entropy = torch.where(keep, stats[0].log() - stats[2] / stats[0], 0.0) if want_entropy else logprob.new_zeros(0)
         ctx.save_for_backward(hidden, weight, local, mine, keep, log_z, entropy)
         ctx.rest = (temperature, group, rows.shape[0], acc, want_entropy)
         if not want_entropy:

@@ -7,12 +7,12 @@ Within a sequence the loss depends on log-probs through one number, its log-rati
 The gradient of the logits but for that factor, (onehot - p) / temperature, is known as soon as the logits are. So the forward
 pass keeps it for a group of whole sequences in the input dtype, and when the group's D are known forms
     d_hidden_t = c_t (onehot_t - p_t) @ weight        d_weight += (onehot - p).T @ (c * hidden)
-No logits are made twice: 6 T H V operations rather than 8. A sequence longer than a group has its log-probs computed first
-(8 T H V, for it alone): the other ways hold a second fp32 copy of d_weight, larger than all scratch here together.
+No logits are made twice: 6 T H V operations rather than 8. Of sequences longer than a group (about 3,000 tokens at V = 152k)
+    one a call    has its d_weight summed without its coefficient, before any other's, and multiplied by it at the end: 6 T H V;
+    the others    have their log-probs computed first: 8 T H V, for them alone; or, with `spare_sum`, use a second fp32 tensor
+                  of the weight's shape in the same way: 6 T H V, for more memory than all other scratch together.
 Without a reference (the first step of an iteration) D is 0, the coefficients are known beforehand, and no sequence is long.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,7 @@ from .blocks import (
 from .check import check_arrived, check_shapes, check_targets
 from .naive import IGNORE
 from .product import product_into
+from .terms import Terms, check_sequences
 from .tuning import for_device
 
 
@@ -55,6 +56,7 @@ def linear_pmd(
     vocab_size: int | None = None,
     backend: str = "auto",
     weight_grad: Tensor | None = None,
+    spare_sum: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss scalar, log_ratio [S], logprob [T]), all fp32 (fp64 for fp64 inputs); the loss is differentiable, once.
 
@@ -66,6 +68,7 @@ def linear_pmd(
     weight_grad: fp32 tensor of weight's shape (a trainer's main gradient). The gradient is added to it during this call,
     as of a loss whose own gradient is 1, and autograd gets none for weight: nothing of weight's size is allocated.
     Without it the sum is held in fp32 here until it is complete, and then rounded to weight's dtype.
+    spare_sum: see the module; worth it where long sequences are common and a second sum fits.
     In fp16 coefficients (about weight_s) below 6e-5 lose digits; scale weight_s up and the gradient down.
 
     Raises ValueError as linear_logprob and pmd_loss do.
@@ -73,7 +76,7 @@ def linear_pmd(
     size = 1 if tp_group is None else tp_group.size()
     total = weight.shape[0] * size if vocab_size is None else vocab_size
     check_shapes(hidden, weight, target, temperature, total, size)
-    bounds = _check_sequences(hidden, ref_logprob, reward, baseline, cu_seqlens, tau, mask, weight_s)
+    bounds = check_sequences(hidden, ref_logprob, reward, baseline, cu_seqlens, tau, mask, weight_s)
     triton = choose_triton(backend, hidden, "pmd fused with logprob")
     head = make_head(weight, temperature, tp_group, total, triton, for_device(hidden.device))
     if weight_grad is not None and (weight_grad.shape != weight.shape or weight_grad.dtype != head.acc):
@@ -83,51 +86,17 @@ def linear_pmd(
     need = (grads and hidden.requires_grad, grads and (weight.requires_grad or weight_grad is not None))
     cast = lambda x: None if x is None else x.detach().to(hidden.device, head.acc)  # noqa: E731
     weights = hidden.new_full(reward.shape, 1.0 / len(reward), dtype=head.acc) if weight_s is None else cast(weight_s)
-    terms = _Terms(bounds, cast(ref_logprob), cast(reward) - cast(baseline), weights, cast(mask), tau)
-    return _LinearPmd.apply(hidden, weight, target, check_targets(target, total), head, terms, need, weight_grad)
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """The loss beside its log-probs. advantage = reward - baseline [S]; weight [S]; ref, mask [T] or None; bounds [S+1]."""
-
-    bounds: list[int]
-    ref: Tensor | None
-    advantage: Tensor
-    weight: Tensor
-    mask: Tensor | None
-    tau: float
-
-    def log_ratio(self, logprob: Tensor, first: int, stop: int, start_token: int) -> Tensor:
-        """[stop - first]: D of those sequences; logprob holds the tokens from start_token on."""
-        if self.ref is None:
-            return self.advantage.new_zeros(stop - first)
-        a, b = self.bounds[first], self.bounds[stop]
-        diff = logprob[a - start_token : b - start_token] - self.ref[a:b]
-        if self.mask is not None:
-            diff = diff * self.mask[a:b]
-        # One sum a sequence: the same additions wherever in the pack, or in which group, it lies.
-        return torch.stack([part.sum() for part in diff.split([self.bounds[s + 1] - self.bounds[s] for s in range(first, stop)])])
-
-    def coefficients(self, log_ratio: Tensor, first: int, stop: int) -> Tensor:
-        """d loss / d logprob of the tokens of sequences first..stop-1, concatenated."""
-        c = -self.weight[first:stop] * (self.advantage[first:stop] - self.tau * log_ratio)
-        lengths = [self.bounds[s + 1] - self.bounds[s] for s in range(first, stop)]
-        per_token = torch.cat([value.expand(n) for value, n in zip(c, lengths, strict=True)])
-        return per_token if self.mask is None else per_token * self.mask[self.bounds[first] : self.bounds[stop]]
-
-    def loss(self, log_ratio: Tensor) -> Tensor:
-        """Scalar."""
-        return (self.weight * (self.advantage - self.tau * log_ratio).square()).sum() / (2 * self.tau)
+    terms = Terms(bounds, cast(ref_logprob), cast(reward) - cast(baseline), weights, cast(mask), tau)
+    return _LinearPmd.apply(hidden, weight, target, check_targets(target, total), head, terms, need, weight_grad, spare_sum)
 
 
 class _LinearPmd(torch.autograd.Function):
     """Gradients are formed in forward, as of a loss with gradient 1; backward multiplies them by the one it is given."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, bad, head, terms, need, weight_grad):
+    def forward(ctx, hidden, weight, target, bad, head, terms, need, weight_grad, spare_sum):
         local, keep = local_targets(target, weight.shape[0], head), target != IGNORE
-        work = _Pass(head, terms, hidden.to(head.store).contiguous(), local, keep, bad, need, weight, weight_grad)
+        work = _Pass(head, terms, hidden.to(head.store).contiguous(), local, keep, bad, need, weight, weight_grad, spare_sum)
         logprob, log_ratio = work.run()
         ctx.save_for_backward(work.d_hidden, None if weight_grad is not None else work.finished_weight())
         ctx.mark_non_differentiable(log_ratio, logprob)
@@ -137,13 +106,13 @@ class _LinearPmd(torch.autograd.Function):
     def backward(ctx, grad_loss, _grad_log_ratio, _grad_logprob):
         check_arrived()
         scaled = [None if g is None else (g * grad_loss).to(g.dtype) for g in ctx.saved_tensors]
-        return *scaled, *[None] * 6
+        return *scaled, *[None] * 7
 
 
 class _Pass:
     """One walk over the tokens. d_hidden [T, H] in hidden's dtype and the fp32 sum d_weight exist where they are needed."""
 
-    def __init__(self, head: Head, terms: _Terms, hidden, local, keep, bad, need, weight, weight_grad):
+    def __init__(self, head: Head, terms: Terms, hidden, local, keep, bad, need, weight, weight_grad, spare_sum):
         self.head, self.terms, self.hidden, self.local, self.keep, self.bad = head, terms, hidden, local, keep, bad
         tokens, cols = hidden.shape[0], head.rows.shape[0]
         shard = weight.shape[0]  # plans must be the same on every rank, and the last one's `cols` may be smaller
@@ -153,6 +122,7 @@ class _Pass:
         if need[1] and weight_grad is None:
             self.d_weight = empty(weight.shape, head.acc, hidden.device)
             self.d_weight[cols:] = 0
+        self.spare = torch.empty_like(self.d_weight[:cols]) if need[1] and spare_sum else None
         self.begun = weight_grad is not None  # whether d_weight[:cols] holds something to add to
         self.group = rows_within(head.tuning.d_bytes, shard * head.store.itemsize, tokens)
         self.chunk = rows_within(head.tuning.logits_bytes, shard * head.acc.itemsize, self.group)
@@ -168,39 +138,66 @@ class _Pass:
             return logprob, terms.log_ratio(logprob, 0, sequences, 0)
         if terms.ref is None:
             log_ratio = terms.log_ratio(self.keep, 0, sequences, 0)
-            coefficients = terms.coefficients(log_ratio, 0, sequences)
+            coefficients = terms.coefficients(terms.factors(log_ratio, 0, sequences), 0, sequences)
             return self._known(0, bounds[-1], coefficients), log_ratio
-        logprobs, ratios = [], []
-        first = 0
-        while first < sequences:
-            stop = first + 1
-            while stop < sequences and bounds[stop + 1] - bounds[first] <= self.group:
-                stop += 1
+        groups = self._groups()
+        done = {}
+        # A long one first, while the sum is still empty. The order depends on lengths only: results repeat.
+        for first, stop in sorted(groups, key=lambda g: bounds[g[1]] - bounds[g[0]] <= self.group):
             a, b = bounds[first], bounds[stop]
             if b - a > self.group:
-                part = self._logprobs(a, b)
-                ratio = terms.log_ratio(part, first, stop, a)
-                self._known(a, b, terms.coefficients(ratio, first, stop))
-            else:
-                part = self._keep_gradient(a, b)
-                ratio = terms.log_ratio(part, first, stop, a)
-                self._add(a, b, terms.coefficients(ratio, first, stop))
-            logprobs.append(part)
-            ratios.append(ratio)
-            first = stop
+                done[first] = self._long(first, a, b)
+                continue
+            logprob = self._keep_gradient(a, b)
+            ratio = terms.log_ratio(logprob, first, stop, a)
+            self._add(a, b, terms.coefficients(terms.factors(ratio, first, stop), first, stop))
+            done[first] = (logprob, ratio)
+        logprobs, ratios = zip(*(done[first] for first, _ in groups), strict=True)
         return torch.cat(logprobs), torch.cat(ratios)
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """(first, stop) of runs of sequences that fit a group together; one that does not fit stands alone."""
+        bounds, groups, first = self.terms.bounds, [], 0
+        while first < len(bounds) - 1:
+            stop = first + 1
+            while stop < len(bounds) - 1 and bounds[stop + 1] - bounds[first] <= self.group:
+                stop += 1
+            groups.append((first, stop))
+            first = stop
+        return groups
+
+    def _long(self, s: int, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """(logprob [b - a], log_ratio [1]) of one sequence longer than a group, its gradients added."""
+        terms = self.terms
+        into = self.d_weight if not self.begun else self.spare
+        if self.need[1] and into is None:
+            logprob = self._logprobs(a, b)
+            ratio = terms.log_ratio(logprob, s, s + 1, a)
+            self._known(a, b, terms.coefficients(terms.factors(ratio, s, s + 1), s, s + 1))
+            return logprob, ratio
+        cols = self.head.rows.shape[0]
+        logprob = self._known(a, b, terms.coefficients(torch.ones_like(terms.weight[s : s + 1]), s, s + 1), into, fresh=True)
+        ratio = terms.log_ratio(logprob, s, s + 1, a)
+        factor = terms.factors(ratio, s, s + 1)
+        if self.need[0]:
+            self.d_hidden[a:b] = self.d_hidden[a:b] * factor
+        if self.need[1] and into is self.d_weight:
+            self.d_weight[:cols] *= factor
+        elif self.need[1]:
+            self.d_weight[:cols].addcmul_(into, factor)
+        return logprob, ratio
 
     def _logprobs(self, a: int, b: int) -> Tensor:
         stats = forward_stats(self.head, self.hidden[a:b], self.local[a:b], False)
         return finish(self.head, stats, self.keep[a:b], self.bad[a:b])[1]
 
-    def _known(self, a: int, b: int, coefficients: Tensor) -> Tensor:
-        """log-probs and gradients of tokens a..b, whose coefficients [b - a] are known; groups end anywhere."""
+    def _known(self, a: int, b: int, coefficients: Tensor, into: Tensor | None = None, fresh: bool = False) -> Tensor:
+        """log-probs [b - a] of tokens a..b, and gradients for coefficients [b - a] that are known; groups end anywhere."""
         parts = []
         for start in range(a, b, self.group):
             stop = min(start + self.group, b)
             parts.append(self._keep_gradient(start, stop))
-            self._add(start, stop, coefficients[start - a : stop - a])
+            self._add(start, stop, coefficients[start - a : stop - a], into, fresh and start == a)
         return torch.cat(parts)
 
     def _keep_gradient(self, a: int, b: int) -> Tensor:
@@ -222,8 +219,8 @@ class _Pass:
             logprobs.append(logprob)
         return torch.cat(logprobs)
 
-    def _add(self, a: int, b: int, coefficients: Tensor) -> None:
-        """Adds the gradients of tokens a..b, whose self.d is complete."""
+    def _add(self, a: int, b: int, coefficients: Tensor, into: Tensor | None = None, fresh: bool = False) -> None:
+        """Adds the gradients of tokens a..b, whose self.d is complete: d_weight's to `into` (overwriting if fresh) or the sum."""
         head, d = self.head, self.d[: b - a]
         cols = head.rows.shape[0]
         if self.need[0]:
@@ -233,10 +230,13 @@ class _Pass:
             if head.group is not None:
                 dist.all_reduce(out, group=head.group)
             self.d_hidden[a:b] = out.mul_(coefficients[:, None])
-        if self.need[1] and cols > 0:
+        if not self.need[1]:
+            return
+        if cols > 0:
             scaled = (self.hidden[a:b] * coefficients[:, None]).to(head.store)
-            product_into(self.d_weight[:cols], d.T, scaled, accumulate=self.begun, tuning=head.tuning)
-            self.begun = True
+            total, add = (self.d_weight, self.begun) if into is None else (into, not fresh)
+            product_into(total[:cols], d.T, scaled, accumulate=add, tuning=head.tuning)
+        self.begun = True  # on a rank without rows too: all ranks must take the same way
 
     def finished_weight(self) -> Tensor | None:
         """d_weight in the weight's dtype; the fp32 sum and the blocks are released."""
@@ -244,28 +244,5 @@ class _Pass:
             return None
         if not self.begun:
             self.d_weight.zero_()  # there was no token
-        self.logits = self.d = None
+        self.logits = self.d = self.spare = None
         return self.d_weight.to(self.weight.dtype)
-
-
-def _check_sequences(hidden, ref_logprob, reward, baseline, cu_seqlens, tau, mask, weight_s) -> list[int]:
-    """cu_seqlens as a host list. ValueError for what pmd_loss refuses."""
-    if not tau > 0:
-        raise ValueError(f"tau is {tau}; it must be > 0 (it divides the loss and weighs the log-ratio)")
-    tokens, sequences = hidden.shape[0], reward.shape[0]
-    if sequences == 0:
-        raise ValueError("there is no sequence: reward is empty")
-    sized = {"ref_logprob": (ref_logprob, tokens), "mask": (mask, tokens), "baseline": (baseline, sequences)}
-    sized |= {"weight_s": (weight_s, sequences), "cu_seqlens": (cu_seqlens, sequences + 1)}
-    for name, (tensor, want) in sized.items():
-        if tensor is not None and tuple(tensor.shape) != (want,):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {tokens} tokens in {sequences} sequences need [{want}]")
-    bounds = cu_seqlens.tolist()
-    if bounds[0] != 0 or bounds[-1] != tokens:
-        raise ValueError(f"cu_seqlens goes from {bounds[0]} to {bounds[-1]}; it must go from 0 to {tokens} (tokens)")
-    for s in range(sequences):
-        if bounds[s + 1] < bounds[s]:
-            raise ValueError(f"cu_seqlens falls from {bounds[s]} to {bounds[s + 1]} at sequence {s}; it must rise")
-        if bounds[s + 1] == bounds[s]:
-            raise ValueError(f"sequence {s} is empty; drop it before the loss")
-    return bounds

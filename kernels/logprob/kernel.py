@@ -177,13 +177,18 @@ def _d_logits(
     tl.store(out + row * out_row + col, (d * scale).to(out.dtype.element_ty), mask=ok)
 
 
+def column_tiles(cols: int, entropy: bool, tuning: Tuning) -> int:
+    """How many partial results a token `linear_stats` merges."""
+    return triton.cdiv(cols, (tuning.stats_entropy if entropy else tuning.stats).n)
+
+
 def linear_stats(hidden: Tensor, weight: Tensor, local: Tensor, scale: float, entropy: bool, tuning: Tuning) -> Tensor:
     """Statistics [3 or 4, T] fp32 (order as in `row_stats`) of hidden [T, H] @ weight [V, H].T * scale, 16-bit inputs.
 
     local [T] int64: the target's row of weight, or -1. Scratch: 2 or 3 numbers a token and column tile.
     """
     (tokens, inner), cols, tile = hidden.shape, weight.shape[0], tuning.stats_entropy if entropy else tuning.stats
-    col_tiles = triton.cdiv(cols, tile.n)
+    col_tiles = column_tiles(cols, entropy, tuning)
     parts = empty((3 if entropy else 2, col_tiles, tokens), torch.float32, hidden.device)
     picked = torch.zeros(tokens, dtype=torch.float32, device=hidden.device)  # written only where the target lies
     grid = (triton.cdiv(tokens, tile.m) * col_tiles,)

@@ -23,13 +23,14 @@ def _budgets(group: int, chunk: int, vocab: int = VOCAB, itemsize: int = 8):
     group=st.integers(1, 20),
     chunk=st.integers(1, 20),
     first_step=st.booleans(),
+    spare=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_equals_separate_steps_however_tokens_are_grouped(lengths, group, chunk, first_step, seed):
+def test_equals_separate_steps_however_tokens_are_grouped(lengths, group, chunk, first_step, spare, seed):
     x = make(sum(lengths), WIDTH, VOCAB, torch.float64, seed=seed)
     s = sequences(lengths, seed=seed, first_step=first_step)
     with _budgets(group, chunk):
-        ours = pmd_and_gradients(x, s, "ours")
+        ours = pmd_and_gradients(x, s, "ours", spare_sum=spare)
     exact = pmd_and_gradients(x, s, "exact")
     for name, value in ours.items():
         torch.testing.assert_close(value, exact[name], rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
@@ -38,8 +39,9 @@ def test_equals_separate_steps_however_tokens_are_grouped(lengths, group, chunk,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("first_step", [False, True])
 def test_triton_is_as_accurate_as_plain_arithmetic_allows(dtype, first_step, device, as_good):
-    lengths = [5, 1, 9, 7]  # groups of 8: [5, 1], then 9 alone (too long: two passes), then 7
-    x, s = make(22, 131, 257, dtype, device), sequences(lengths, first_step=first_step, device=device)
+    # Groups of 8: 10 alone and first (too long: its factor comes last), then [5, 1], 9 (too long: two passes), 7.
+    lengths = [5, 1, 10, 9, 7]
+    x, s = make(32, 131, 257, dtype, device), sequences(lengths, first_step=first_step, device=device)
     row = 257 * dtype.itemsize
     with tuning.changed(device, d_bytes=8 * row, logits_bytes=5 * 257 * 4):
         first, second = (pmd_and_gradients(x, s, "ours", backend="triton") for _ in range(2))
@@ -59,12 +61,15 @@ def test_finite_differences():
         assert torch.autograd.gradcheck(loss, (x.hidden.requires_grad_(), x.weight.requires_grad_()))
 
 
-def _flops(lengths: list[int], group: int, *, grad: bool, first_step: bool = False) -> float:
+def _flops(lengths: list[int], group: int, *, grad: bool, **kwargs) -> float:
     """Matrix-product operations in units of T H V."""
-    x, s = make(sum(lengths), WIDTH, VOCAB, torch.float64, padding=0), sequences(lengths, first_step=first_step)
+    x, s = (
+        make(sum(lengths), WIDTH, VOCAB, torch.float64, padding=0),
+        sequences(lengths, first_step=kwargs.pop("first_step", False)),
+    )
     hidden, weight = x.hidden.requires_grad_(grad), x.weight.requires_grad_(grad)
     with _budgets(group, 3), FlopCounterMode(display=False) as counter:
-        loss, *_ = linear_pmd(hidden, weight, x.target, s.ref, s.reward, s.baseline, s.cu_seqlens, tau=0.3)
+        loss, *_ = linear_pmd(hidden, weight, x.target, s.ref, s.reward, s.baseline, s.cu_seqlens, tau=0.3, **kwargs)
         if grad:
             loss.backward()
     return counter.get_total_flops() / (sum(lengths) * WIDTH * VOCAB)
@@ -73,20 +78,23 @@ def _flops(lengths: list[int], group: int, *, grad: bool, first_step: bool = Fal
 def test_operations_are_those_promised():
     assert _flops([4, 7, 2], 8, grad=True) == 6
     assert _flops([4, 7, 2], 8, grad=False) == 2  # nobody asks for a gradient: the forward only
-    assert _flops([10, 10], 8, grad=True) == 8  # longer than a group: log-probs first
+    assert _flops([4, 10, 2], 8, grad=True) == 6  # the first that is longer than a group: its factor comes last
+    assert _flops([10, 10, 10], 8, grad=True) == (6 + 8 + 8) / 3  # the others: log-probs first
+    assert _flops([10, 10, 10], 8, grad=True, spare_sum=True) == 6
     assert _flops([10, 10], 8, grad=True, first_step=True) == 6  # coefficients are known beforehand
 
 
 def test_gradient_added_to_a_main_gradient():
     x, s = make(20, WIDTH, VOCAB, torch.float32), sequences([8, 5, 7])
     want = pmd_and_gradients(x, s, "ours")["d_weight"] / 2  # of 2 x loss
-    main = torch.full((VOCAB, WIDTH), 3.0)
+    main = torch.full((VOCAB, WIDTH), 3.0)  # something to add to: no sequence may be summed before its factor is known
     hidden = x.hidden.detach().requires_grad_()
     weight = x.weight.detach().requires_grad_()
-    loss, *_ = linear_pmd(
-        hidden, weight, x.target, s.ref, s.reward, s.baseline, s.cu_seqlens,
-        tau=0.3, temperature=x.temperature, mask=s.mask, weight_s=s.weight, vocab_size=x.vocab_size, weight_grad=main,
-    )  # fmt: skip
+    with _budgets(6, 4, itemsize=4):
+        loss, *_ = linear_pmd(
+            hidden, weight, x.target, s.ref, s.reward, s.baseline, s.cu_seqlens,
+            tau=0.3, temperature=x.temperature, mask=s.mask, weight_s=s.weight, vocab_size=x.vocab_size, weight_grad=main,
+        )  # fmt: skip
     loss.backward()
     torch.testing.assert_close(main, want + 3.0, rtol=1e-5, atol=1e-5)
     assert weight.grad is None and hidden.grad is not None

@@ -14,7 +14,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
     ("tokens", "width", "vocab", "dtype", "changes"),
     [
         (1, 507, 1003, BF16, {}),
-        (123, 131, 257, BF16, {}),
+        (123, 507, 1003, BF16, {}),
         (252, 64, 140, BF16, {"logits_bytes": 200 * 140 * 4}),  # two blocks of tokens in backward
         (41, 37, 1003, FP32, {"row_block": 256}),  # a row takes several steps
         (37, 507, 130, FP16, {"forward": "blocks"}),
@@ -59,8 +59,8 @@ def _rank(rank: int, size: int, store: str, out) -> None:
 
 
 def _shared_case():
-    # 80 padding rows of 144: the second of two ranks has nothing else. 18 tokens: one sequence exceeds a group of 8.
-    return make(18, 12, 144, FP32, padding=80), sequences([3, 9, 1, 5])
+    # 80 padding rows of 144: the second of two ranks has nothing else. Two sequences exceed a group of 8 tokens.
+    return make(27, 12, 144, FP32, padding=80), sequences([3, 9, 10, 5])
 
 
 def test_two_ranks_equal_one(tmp_path, as_good):
