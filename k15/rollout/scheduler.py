@@ -37,7 +37,9 @@ def repeated(token_ids: Sequence[int], params: Any) -> bool:
     """vLLM's `check_sequence_repetition`: whether `token_ids` ends in a repetition by vLLM's RepetitionDetectionParams.
 
     `token_ids` is the request's list of sampled tokens, one object for its whole life; the watch is kept on it. It goes on
-    where one token came since the last call, and starts again from the list where anything else happened.
+    where one token came since the last call, and starts again from the list where anything else happened. (vLLM empties
+    the list of a session that streams its input in; were it asked again only at the old length, that would go unnoticed.
+    k15 has no such sessions.)
     """
     low = max(1, params.min_pattern_size)
     if params.min_count < 2 or low > params.max_pattern_size:

@@ -92,11 +92,13 @@ class TailWatch:
 
 
 def _classes(max_period: int, repeats: int, min_period: int) -> list[tuple[int, int, int]]:
-    """(block, first period, last period) of each class; from the second on, each block divides the next one."""
-    found = []
-    low = min_period
+    """(block, first period, last period) of each class; from the second on, each block divides the next one.
+
+    The first class is twice as wide as it need be: its blocks end so often that one search instead of two saves a quarter.
+    """
+    found = [((repeats * min_period + 1) // 2, min_period, min(4 * min_period - 1, max_period))]
+    low = 4 * min_period
     while low <= max_period:
-        block = (repeats * low + 1) // 2 if not found else repeats * low // 2
-        found.append((block, low, min(2 * low - 1, max_period)))
+        found.append((repeats * low // 2, low, min(2 * low - 1, max_period)))
         low *= 2
     return found

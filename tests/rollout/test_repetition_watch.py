@@ -59,14 +59,14 @@ class Output(list):
 @settings(max_examples=100, deadline=None)
 @given(tokens=SEQUENCES, rule=RULES, steps=st.lists(st.integers(1, 9), max_size=30), cleared=st.integers(0, 60))
 def test_the_engines_check_is_vllms_whenever_it_is_asked(tokens, rule, steps, cleared):
-    """Token by token, after gaps (min_tokens), and after the list was emptied."""
+    """Token by token, after gaps (min_tokens), and from the first token on after the list was emptied."""
     params = SimpleNamespace(max_pattern_size=rule[0], min_count=rule[1], min_pattern_size=rule[2])
     output, asked = Output(), set(accumulate([*steps, *([1] * len(tokens))]))
     for n, token in enumerate(tokens, 1):
         if n == cleared:
             output.clear()
         output.append(token)
-        if n in asked:
+        if n in asked or n == cleared:
             assert repeated(output, params) == vllm_says(list(output), *rule)
 
 
