@@ -192,10 +192,12 @@ def load_vllm() -> tuple[Callable | None, str | None]:
     return None, None
 
 
-def chart(result: dict, path: Path) -> None:
-    """us a token a sequence against max_period, one line a side."""
-    from matplotlib.figure import Figure
-
+def chart(result: dict, path: Path) -> bool:
+    """us a token a sequence against max_period, one line a side. False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
     names = {"vllm": "vLLM", "naive": "reference", "state": "RepetitionState, 64 rows", "watch": "TailWatch (in the engine)"}
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     kinds = sorted({row["text"] for row in result["cpu"]}, reverse=True)
@@ -209,15 +211,16 @@ def chart(result: dict, path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("CPU us a token a sequence")
-    figure.axes[-1].legend(frameon=False, fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+    return True
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.repetition", description=__doc__)
     parser.add_argument("--full", action="store_true", help="vLLM's function at every token (about half an hour)")
-    parser.add_argument("--small", action="store_true", help="4 sequences of 512 tokens: shows that everything works")
-    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON and the chart (default: benchmarks/results)")
+    parser.add_argument("--quick", action="store_true", help="4 sequences of 512 tokens: shows that everything works")
+    parser.add_argument("--out", type=Path, help="the JSON file; a chart goes beside it (default: in benchmarks/results)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     vllm_check, vllm = load_vllm()
@@ -225,7 +228,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         passed = gate(vllm_check)
         strides = STRIDE | ({"vllm": 1} if args.full else {})
-        count, length = (4, 512) if args.small else (SEQUENCES, TOKENS)
+        count, length = (4, 512) if args.quick else (SEQUENCES, TOKENS)
         cpu = []
         for kind in ("text", "powers"):
             texts = words(kind, count, length)
@@ -247,15 +250,13 @@ def main(arguments: Sequence[str]) -> int:
     }  # fmt: skip
     for row in gpu if gpu is not None else []:
         print(json.dumps(row))
-    if args.small and args.out is None:
+    if args.quick and args.out is None:
         return 0
-    folder = args.out if args.out is not None else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
     kind = machine.neutral_name() if gpu is None else torch.cuda.get_device_name().replace(" ", "-").lower()
-    path = folder / f"repetition-{machine.today()}-{kind}.json"
+    path = args.out if args.out is not None else RESULTS / f"repetition-{machine.today()}-{kind}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    chart(result, path.with_suffix(".png"))
-    print(f"written: {path.name} and its chart")
+    drawn = chart(result, path.with_suffix(".png"))
+    print(f"written: {path.name}{' and its chart' if drawn else ', no chart without matplotlib'}")
     return 0
 
 

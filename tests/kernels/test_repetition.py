@@ -178,23 +178,3 @@ def test_wrong_inputs_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(INTERPRET, reason="needs a GPU")
-def test_a_captured_graph_steps_without_the_host():
-    """256 rows x period 1024: the graph's flags after each replay are those of the PyTorch path."""
-    g = torch.Generator().manual_seed(0)
-    steps = torch.randint(0, 3, (40, 256), generator=g)
-    ours = RepetitionState(256, 1024, 4, device="cuda", backend="triton")
-    plain = RepetitionState(256, 1024, 4, device="cuda", backend="torch")
-    new = torch.full((256,), -1, device="cuda")
-    ours.update(new)  # compiles
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        flags = ours.update(new)
-    for step in steps.cuda():
-        new.copy_(step)
-        graph.replay()
-        assert torch.equal(flags, plain.update(step))
-    assert flags.any()
