@@ -4,10 +4,11 @@ TRITON_INTERPRET counts when a kernel is decorated, so every kernel module is im
 while the tests of this folder run (and only then: other tests start processes). See tests/triton_mode.py.
 """
 
-import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import k15.kernels
 import pytest
@@ -28,6 +29,16 @@ def _import_kernels_for_the_interpreter() -> None:
 
 if INTERPRET:
     _import_kernels_for_the_interpreter()
+
+
+# A bare GPU machine (benchmarks/gpu.sh) may have torch, triton and pytest only: the tests marked `gpu` do without the rest.
+if importlib.util.find_spec("hypothesis") is None:
+    collect_ignore = [p.name for p in Path(__file__).parent.glob("test_*.py") if "from hypothesis" in p.read_text()]
+
+
+def pytest_report_header() -> list[str]:
+    left_out = globals().get("collect_ignore", [])
+    return [f"hypothesis is not installed; left out: {', '.join(sorted(left_out))}"] if left_out else []
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,51 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from k15.kernels.pmd import pmd_loss, pmd_loss_naive, segment_log_ratio, warm_up
-
-TAU = 0.1
-
-
-def _case(lengths, device, dtype=torch.float32, seed=0, mask_dtype=torch.float32):
-    g = torch.Generator().manual_seed(seed)
-    tokens, sequences = sum(lengths), len(lengths)
-    case = {
-        "logprob": (-torch.rand(tokens, generator=g) * 3).to(dtype),
-        "ref_logprob": (-torch.rand(tokens, generator=g) * 3).to(dtype),
-        "reward": torch.rand(sequences, generator=g),
-        "baseline": torch.rand(sequences, generator=g),
-        "cu_seqlens": torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32),
-        "mask": (torch.rand(tokens, generator=g) < 0.8).to(mask_dtype),
-        "weight": torch.rand(sequences, generator=g),
-    }
-    return {name: tensor.to(device) for name, tensor in case.items()}
-
-
-def _double(case):
-    return {n: t if t is None else t.cpu() if n == "cu_seqlens" else t.double().cpu() for n, t in case.items()}
-
-
-def _run(function, case, **more):
-    """(loss, log_ratio, d (loss + 0.3 sum log_ratio cos(s)) / d logprob)"""
-    case = dict(case)
-    logprob = case.pop("logprob").detach().clone().requires_grad_()
-    loss, ratio = function(logprob, **case, tau=TAU, **more)
-    (loss + 0.3 * (ratio * torch.arange(ratio.shape[0], device=ratio.device).cos()).sum()).backward()
-    return loss.detach(), ratio.detach(), logprob.grad
-
-
-def _compare(case, as_good):
-    got, plain = _run(pmd_loss, case, backend="triton"), _run(pmd_loss, case, backend="torch")
-    exact = _run(pmd_loss_naive, _double(case))
-    for what, g, p, e in zip(("loss", "log_ratio", "gradient"), got, plain, exact, strict=True):
-        as_good(g, p, e, what=what)
-    return got
+from k15.kernels.pmd import pmd_loss, segment_log_ratio, warm_up
+from pmd_cases import TAU, compare, make_case, run
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[1], [7], [507], [64, 64], [1, 300, 1, 1, 123, 2, 65, 63]], ids=str)
 def test_as_exact_as_pytorch(lengths, dtype, device, as_good):
-    _compare(_case(lengths, device, dtype), as_good)
+    compare(make_case(lengths, device, dtype), as_good)
 
 
 @settings(max_examples=12, deadline=None)
@@ -60,21 +23,21 @@ def test_as_exact_as_pytorch(lengths, dtype, device, as_good):
     st.booleans(),
 )
 def test_random_packs(device, as_good, lengths, mask_dtype, weighted):
-    case = _case(lengths, device, seed=len(lengths), mask_dtype=mask_dtype or torch.float32)
-    _compare(case | ({} if weighted else {"weight": None}) | ({} if mask_dtype is not None else {"mask": None}), as_good)
+    case = make_case(lengths, device, seed=len(lengths), mask_dtype=mask_dtype or torch.float32)
+    compare(case | ({} if weighted else {"weight": None}) | ({} if mask_dtype is not None else {"mask": None}), as_good)
 
 
-def test_bit_for_bit_wherever_a_sequence_lies_and_at_every_run(device):
+def test_bit_for_bit_wherever_a_sequence_lies_and_at_everyrun(device):
     lengths = [1, 300, 2, 64, 63, 1, 1, 130]
-    case = _case(lengths, device) | {"weight": torch.full((8,), 0.125, device=device)}
-    first, again = (_run(pmd_loss, case, backend="triton") for _ in range(2))
+    case = make_case(lengths, device) | {"weight": torch.full((8,), 0.125, device=device)}
+    first, again = (run(pmd_loss, case, backend="triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     order = [7, 2, 0, 1, 6, 5, 3, 4]
     ends = case["cu_seqlens"].tolist()
     tokens = torch.cat([torch.arange(ends[s], ends[s + 1]) for s in order])
     moved = {n: t[tokens] for n, t in case.items() if n in ("logprob", "ref_logprob", "mask")}
     moved |= {n: t[order] for n, t in case.items() if n in ("reward", "baseline", "weight")}
-    moved["cu_seqlens"] = _case([lengths[s] for s in order], device)["cu_seqlens"]
+    moved["cu_seqlens"] = make_case([lengths[s] for s in order], device)["cu_seqlens"]
     logprob = moved.pop("logprob").requires_grad_()
     loss, ratio = pmd_loss(logprob, **moved, tau=TAU, backend="triton")
     loss.backward()
@@ -87,8 +50,8 @@ def test_bit_for_bit_wherever_a_sequence_lies_and_at_every_run(device):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_sequences_split_over_two_micro_batches(backend, device):
     """Two passes: the log-ratio of every part, then each part with what the others add."""
-    case = _case([5, 130, 1, 70], device)
-    want_loss, want_ratio, want_grad = _run(pmd_loss, case, backend=backend)
+    case = make_case([5, 130, 1, 70], device)
+    want_loss, want_ratio, want_grad = run(pmd_loss, case, backend=backend)
     cut = 100  # inside the second sequence
     ends = case["cu_seqlens"]
     parts = []
@@ -98,23 +61,23 @@ def test_sequences_split_over_two_micro_batches(backend, device):
     ratios = [segment_log_ratio(**{k: part[k] for k in keys}, backend=backend) for part in parts]
     assert ratios[0][2:].eq(0).all() and ratios[1][0] == 0  # no token of theirs there
     torch.testing.assert_close(ratios[0] + ratios[1], want_ratio, rtol=1e-6, atol=1e-6)
-    got = [_run(pmd_loss, part, log_ratio_extra=ratios[1 - i], backend=backend) for i, part in enumerate(parts)]
+    got = [run(pmd_loss, part, log_ratio_extra=ratios[1 - i], backend=backend) for i, part in enumerate(parts)]
     for loss, ratio, _ in got:
         torch.testing.assert_close(loss, want_loss, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(ratio, want_ratio, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(torch.cat([g for _, _, g in got]), want_grad, rtol=1e-6, atol=1e-7)
 
 
-def _on_rank(rank, world, port, backend, results):
+def on_rank(rank, world, port, backend, results):
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    case, cut = _case([5, 130, 1, 70], "cpu"), 100
+    case, cut = make_case([5, 130, 1, 70], "cpu"), 100
     piece = slice(0, cut) if rank == 0 else slice(cut, None)
     ends = case["cu_seqlens"].clamp(max=cut) if rank == 0 else case["cu_seqlens"].clamp(min=cut) - cut
     part = case | {n: case[n][piece] for n in ("logprob", "ref_logprob", "mask")} | {"cu_seqlens": ends}
     for name in backend:
-        torch.save(_run(pmd_loss, part, cp_group=dist.group.WORLD, backend=name), f"{results}/{name}{rank}.pt")
+        torch.save(run(pmd_loss, part, cp_group=dist.group.WORLD, backend=name), f"{results}/{name}{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -122,9 +85,9 @@ def test_sequences_split_over_two_ranks(tmp_path):
     """The group's ranks get the loss of one rank and their part of its gradient; in integers, bit for bit."""
     backends = ("torch", "triton") if not torch.cuda.is_available() else ("torch",)
     port = 20000 + zlib.crc32(str(tmp_path).encode()) % 20000
-    torch.multiprocessing.spawn(_on_rank, (2, port, backends, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(on_rank, (2, port, backends, str(tmp_path)), nprocs=2)
     for name in backends:
-        want = _run(pmd_loss, _case([5, 130, 1, 70], "cpu"), backend=name)
+        want = run(pmd_loss, make_case([5, 130, 1, 70], "cpu"), backend=name)
         ranks = [torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2)]
         close = {"rtol": 0, "atol": 0} if name == "triton" else {"rtol": 1e-6, "atol": 1e-6}
         for loss, ratio, _ in ranks:
@@ -135,9 +98,9 @@ def test_sequences_split_over_two_ranks(tmp_path):
 
 def test_a_term_that_is_no_number_spoils_its_sequence_only(device):
     for value in (float("nan"), float("-inf"), 1e30):
-        case = _case([3, 70, 5], device)
+        case = make_case([3, 70, 5], device)
         case["ref_logprob"][30], case["mask"][30] = value, 1
-        loss, ratio, grad = _run(pmd_loss, case, backend="triton")
+        loss, ratio, grad = run(pmd_loss, case, backend="triton")
         assert loss.isnan() and ratio.isnan().tolist() == [False, True, False]
         assert not grad[:3].isnan().any() and not grad[73:].isnan().any() and grad[3:73].isnan().all()
 
@@ -147,7 +110,7 @@ def test_wrong_bounds_on_the_device_make_everything_nan(cu, device):
     """What a GPU call does instead of waiting: the kernels themselves are given the wrong bounds, and stay in memory."""
     from k15.kernels.pmd import kernel
 
-    case, bounds = _case([3, 3, 2], device), torch.tensor(cu, dtype=torch.int32, device=device)
+    case, bounds = make_case([3, 3, 2], device), torch.tensor(cu, dtype=torch.int32, device=device)
     sums = kernel.segment_sums(case["logprob"], case["ref_logprob"], bounds, None)
     loss, ratio, coefficient = kernel.finish(sums, bounds, case["reward"], case["baseline"], None, None, TAU, 8, False)
     assert loss.isnan() and ratio.isnan().all() and coefficient.isnan().all()
@@ -157,14 +120,14 @@ def test_wrong_bounds_on_the_device_make_everything_nan(cu, device):
 
 def test_many_tiny_sequences_beside_a_giant(device, as_good):
     """More sequences than one round of the search looks at, and one that fills many tiles."""
-    _compare(_case([1, 2, 3] * 30 + [1000] + [1] * 150 + [2], device), as_good)
+    compare(make_case([1, 2, 3] * 30 + [1000] + [1] * 150 + [2], device), as_good)
 
 
 def test_small_terms_of_a_long_sequence_are_not_lost(device, as_good):
     """A mask of 1 / length (the length-normalised variant) and log-probs that hardly moved."""
-    case = _case([4096], device)
+    case = make_case([4096], device)
     case["ref_logprob"] = case["logprob"] + 1e-4 * (case["ref_logprob"] + 1.4)
-    _compare(case | {"mask": torch.full((4096,), 1 / 4096, device=device)}, as_good)
+    compare(case | {"mask": torch.full((4096,), 1 / 4096, device=device)}, as_good)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +142,7 @@ def test_small_terms_of_a_long_sequence_are_not_lost(device, as_good):
     ],
 )
 def test_wrong_inputs_are_refused(change, message, device):
-    case = _case([3, 3, 2], device) | {"tau": TAU, "backend": "triton"}
+    case = make_case([3, 3, 2], device) | {"tau": TAU, "backend": "triton"}
     moved = {n: t.to(device) if torch.is_tensor(t) and t.device.type == "cpu" else t for n, t in change.items()}
     with pytest.raises(ValueError, match=message):
         pmd_loss(**(case | moved))
@@ -195,34 +158,3 @@ def test_float64_takes_the_pytorch_path(device):
 
 def test_warm_up_runs_the_path_it_names(device):
     assert warm_up(device, backend="triton") == "triton" and warm_up(device, backend="torch") == "torch"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("lengths", [[131072], [1] * 20000, [131072, 1, 5, 65536] + [37] * 5000, [1024] * 1024], ids=len)
-def test_large_packs_on_a_gpu(lengths, as_good):
-    device = torch.device("cuda")
-    got = _compare(_case(lengths, device), as_good)
-    again = _run(pmd_loss, _case(lengths, device), backend="triton")
-    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_call_does_not_wait_and_compiles_nothing_after_warm_up():
-    from k15.kernels.pmd import kernel
-
-    device = torch.device("cuda")
-    warm_up(device)
-    kernels = (kernel._segment_sums, kernel._finish, kernel._gradient)
-    compiled = [len(cache[0]) for k in kernels for cache in k.device_caches.values()]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for lengths in ([1], [16, 16], [5, 700, 9]):
-            torch.cuda.set_sync_debug_mode("default")
-            case = _case(lengths, device)
-            torch.cuda.set_sync_debug_mode("error")
-            _run(pmd_loss, case, backend="triton")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert compiled == [len(cache[0]) for k in kernels for cache in k.device_caches.values()]
