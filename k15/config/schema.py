@@ -122,8 +122,25 @@ class LengthRewardConfig:
 
 
 @dataclass
+class DomainRewardConfig:
+    """What a domain has of its own; null: as for all domains."""
+
+    correct: float | None = None
+    length_weight: float | None = None
+
+
+@dataclass
+class DomainsConfig:
+    """By `Prompt.domain`, which also picks the verdict (`k15.reward.router`)."""
+
+    math: DomainRewardConfig = field(default_factory=DomainRewardConfig)
+    code: DomainRewardConfig = field(default_factory=DomainRewardConfig)
+
+
+@dataclass
 class RewardConfig:
     correct: float = 1.0
+    domains: DomainsConfig = field(default_factory=DomainsConfig)
     repetition_penalty: float = 0.1  # subtracted when a response was stopped on a repetition
     template: str = "auto"  # how the final answer is marked: auto, or a text such as "#ANSWER", "\\boxed{ANSWER}"
     length: LengthRewardConfig = field(default_factory=LengthRewardConfig)

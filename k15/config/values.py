@@ -27,7 +27,8 @@ POSITIVE = (
     "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
     "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
     "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
-    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "cluster.cpus_per_task", "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
+    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "cluster.cpus_per_task",
+    "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
     "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
 )  # fmt: skip
 POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")

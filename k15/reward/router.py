@@ -3,13 +3,14 @@
     total = correct * [verdict] + w(iteration) * length_reward - repetition_penalty * [stopped on a repetition]
             + custom_weight * custom
 
-Only the verdict decides `Score.correct`. A new domain is one entry in DOMAINS.
+`correct` and w may be a domain's own (`reward.domains`). Only the verdict decides `Score.correct`. A new domain is one
+entry in DOMAINS.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from k15.config.schema import RewardConfig
+from k15.config.schema import DomainRewardConfig, RewardConfig
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
 from k15.reward import code
@@ -60,7 +61,8 @@ class Rewards:
         self._template = check_template(cfg.template)
         self.failures: Counter[str] = Counter()
         self._log = get_logger("reward")
-        for name, value in (("repetition_penalty", cfg.repetition_penalty), ("length.weight", cfg.length.weight)):
+        own = [(f"domains.{d}.length_weight", self._weights(d)[1]) for d in DOMAINS]
+        for name, value in (("repetition_penalty", cfg.repetition_penalty), ("length.weight", cfg.length.weight), *own):
             if value < 0:
                 raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
         self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
@@ -83,13 +85,14 @@ class Rewards:
         found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool)
         if audit and prompt.domain in self._audited:
             self._audit.look(prompt, [text for text, v in zip(texts, found, strict=True) if v.correct])
-        weight = length_weight(self._cfg.length.weight, self._cfg.length.warmup_iterations, iteration)
+        right, length = self._weights(prompt.domain)
+        weight = length_weight(length, self._cfg.length.warmup_iterations, iteration)
         lam = length_reward([r.length for r in group.rollouts], [v.correct for v in found])
         custom = self._custom(prompt, texts)
         scores = []
         for i, (rollout, verdict) in enumerate(zip(group.rollouts, found, strict=True)):
             parts = {
-                "correct": self._cfg.correct * verdict.correct,
+                "correct": right * verdict.correct,
                 "length": weight * lam[i] + 0.0,  # no -0.0 in the records
                 "repetition": repetition_reward(rollout, self._cfg.repetition_penalty) + 0.0,
             }
@@ -102,6 +105,14 @@ class Rewards:
                 reason += "" if custom[i].ok else f"; custom reward failed: {custom[i].reason}"
             scores.append(Score(verdict.correct, parts, reason))
         return scores
+
+    def _weights(self, domain: str) -> tuple[float, float]:
+        """(of a right answer, of the length reward) in this domain."""
+        own = getattr(self._cfg.domains, domain, DomainRewardConfig())
+        return (
+            own.correct if own.correct is not None else self._cfg.correct,
+            own.length_weight if own.length_weight is not None else self._cfg.length.weight,
+        )
 
     def _custom(self, prompt: Prompt, texts: Sequence[str]) -> list[Outcome] | None:
         if self._cfg.custom is None:

@@ -3,16 +3,19 @@
 import json
 import logging
 import math
+from pathlib import Path
 
 import psutil
 import pytest
 
-from k15.config.schema import LengthRewardConfig, RewardConfig
+from k15.config.compose import compose_run
+from k15.config.schema import DomainRewardConfig, DomainsConfig, LengthRewardConfig, RewardConfig
 from k15.errors import ConfigError, DataError
 from k15.reward.math import MathVerdict
-from k15.reward.router import DOMAINS, Rewards, check_domains
+from k15.reward.router import DOMAINS, Rewards, check_domains, check_rewards
 from k15.types import Group, Prompt, Rollout, Segment
 
+CONF = Path(__file__).resolve().parents[2] / "conf" / "reward"
 HERE = "tests.reward.rewards_for_tests"
 
 
@@ -41,6 +44,23 @@ def test_parts_weights_and_warm_up() -> None:
     assert [s.parts["length"] for s in late] == [0.25, 0.0, -0.25, 0.0]
     assert late[2].total == pytest.approx(-0.55) and late[3].reason == "no answer"
     assert not rewards.failures
+
+
+def test_a_domain_has_weights_of_its_own() -> None:
+    own = DomainsConfig(math=DomainRewardConfig(correct=3.0, length_weight=1.0))
+    g, texts = group((4, "stop"), (8, "stop")), ["#132", "#131"]
+    with Rewards(RewardConfig(length=LengthRewardConfig(0.5, 2), domains=own)) as rewards:
+        early, late = (rewards.score_group(g, texts, i) for i in (1, 2))
+    assert [s.total for s in early] == [3.0, 0.0] and [s.total for s in late] == [3.5, -0.5]
+    with pytest.raises(ConfigError, match=r"domains.math.length_weight is -1"):
+        Rewards(RewardConfig(domains=DomainsConfig(math=DomainRewardConfig(length_weight=-1.0))))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONF.glob("*.yaml")))
+def test_every_shipped_reward_config_is_accepted(name: str) -> None:
+    cfg = compose_run([f"reward={name}"])
+    check_rewards(cfg.reward)
+    assert compose_run([f"reward={name}", "reward.domains.math.correct=2.5"]).reward.domains.math.correct == 2.5
 
 
 @pytest.mark.parametrize(("name", "value"), [("brevity", 99.6), ("slow_brevity", -0.4)])
