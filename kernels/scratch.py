@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 GUARD = 64  # elements before and after each tensor under `poisoned`; keeps the 16-byte alignment that kernels assume
+LARGEST_GUARDED = 1 << 20  # elements; larger tensors are poisoned but not guarded, so that they can be freed
 _KEPT = 256  # tensors whose guards are looked at again later
 _guarded: deque[tuple[Tensor, int]] | None = None
 
@@ -24,6 +25,8 @@ def empty(shape: Sequence[int] | int, dtype: torch.dtype, device: torch.device |
     count = 1
     for size in shape:
         count *= size
+    if count > LARGEST_GUARDED:
+        return torch.full(shape, _poison(dtype), dtype=dtype, device=device)
     whole = torch.full((count + 2 * GUARD,), _poison(dtype), dtype=dtype, device=device)
     if len(_guarded) == _KEPT:
         _check(*_guarded.popleft())
