@@ -24,9 +24,9 @@ from benchmarks import machine
 from k15.errors import SandboxError
 from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.backends.crun import Crun
+from k15.sandbox.backends.warm import Warm
 from k15.sandbox.images.build import build
 from k15.sandbox.job import Backend, Job
-from k15.sandbox.warm import Warm
 
 REPORT = {"starts_per_s_core": 7.5, "start_ms": 40.0}
 TARGETS = {"crun": (60.0, 12.0), "bubblewrap": (100.0, 8.0)}  # starts/s a core at least, median ms at most

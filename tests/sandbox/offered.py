@@ -14,10 +14,10 @@ import pytest
 
 from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.backends.crun import Crun
+from k15.sandbox.backends.warm import Warm
 from k15.sandbox.images.build import build
 from k15.sandbox.images.store import cache_root
 from k15.sandbox.job import Job, Limits, Outcome
-from k15.sandbox.warm import Warm
 
 MARK = f"k15-mark-{os.getpid()}"  # a word on the command line of daemons that attacks leave
 SMALL = Limits(wall_s=10, cpu_s=5, memory_mb=128, processes=16, output_bytes=1 << 16, disk_mb=8, files=200)

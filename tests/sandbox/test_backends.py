@@ -1,9 +1,11 @@
 """What a backend answers: the same on each of them."""
 
+import contextlib
 import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from offered import SMALL, backend, base_image  # noqa: F401
@@ -12,6 +14,7 @@ from k15.errors import ConfigError, SandboxError
 from k15.sandbox.backends import GUARANTEES, open_backend, wire
 from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.backends.probe import Report, choose, examine, table
+from k15.sandbox.backends.warm import Warm, suits
 from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Limits
 
@@ -131,6 +134,36 @@ def test_never_less_than_asked_for(base_image):  # noqa: F811
     with pytest.raises(ConfigError, match="sandbox.backend"):
         open_backend("docker")
     assert Report("x", frozenset(), {}).works is False
+
+
+def test_a_warm_interpreter_takes_what_suits_it(base_image, tmp_path):  # noqa: F811
+    """Another python3 on the PATH, switches and PYTHON* variables are left to the backend behind; so is a broken image."""
+    python = Job(["python3", "a.py"], files={"a.py": b"import sys; print(sys.flags.optimize)"})
+    assert suits(python, base_image) and suits(replace(python, env={"PATH": "/usr/bin:/bin"}), base_image)
+    for change in (
+        {"command": ["python3", "-O", "a.py"]}, {"command": ["python3"]}, {"command": ["sh", "a.py"]},
+        {"env": {"PYTHONHASHSEED": "1"}}, {"env": {"PATH": ".:/usr/bin"}}, {"env": {"PATH": "/opt"}},
+    ):  # fmt: skip
+        assert not suits(replace(python, **change), base_image), change
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/python3").touch()
+    assert not suits(replace(python, env={"PATH": "/opt:/usr/bin"}), tmp_path)
+    with contextlib.closing(Warm()) as warm:
+        assert warm.run(replace(python, command=["python3", "-O", "a.py"])).stdout == b"1\n"
+        warm.run(python)
+        waiting = warm._interpreters["base"].process
+        waiting.kill()
+        waiting.wait()
+        assert warm.run(python).stdout == b"0\n"  # a new interpreter takes the place of one that was killed
+
+
+def test_auto_takes_the_warm_interpreter_only_where_it_may(base_image):  # noqa: F811
+    with contextlib.closing(open_backend("bubblewrap")) as opened:
+        assert opened.name == "warm"
+    with pytest.raises(SandboxError, match="memory"):
+        open_backend("bubblewrap", require=["memory"], warm=True)
+    with contextlib.closing(open_backend("bubblewrap", warm=False)) as opened:
+        assert opened.name == "bubblewrap"
 
 
 def test_limits_are_told_apart(backend):  # noqa: F811
