@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from k15.errors import ConfigError
 from k15.log import get_logger
+from k15.sandbox.images.store import Images
+from k15.sandbox.job import Backend
 
 log = get_logger("sandbox")
 USAGE = """usage: k15 sandbox ACTION [options]
@@ -37,7 +39,6 @@ def main(argv: Sequence[str]) -> int:
 def serve(words: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; prints the URL once it listens."""
     from k15.sandbox.backends import DEFAULT, open_backend
-    from k15.sandbox.images.store import Images
     from k15.sandbox.service import Service, ServiceSettings
 
     args = _serve_parser().parse_args(words)
@@ -47,11 +48,24 @@ def serve(words: Sequence[str]) -> int:
         state = args.state_dir if args.state_dir is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="k15-"))
         settings = ServiceSettings(
             token=token, state_dir=Path(state), host=args.host, port=args.port, workers=args.workers, queue_size=args.queue_size,
-            max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s,
+            max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s, sessions=args.sessions,
+            session_idle_s=args.session_idle_s,
         )  # fmt: skip
-        backend = stack.enter_context(contextlib.closing(open_backend(args.backend, images=own, require=require)))
-        asyncio.run(_until_signal(Service(settings, backend, Images(own).names()), args.url_file))
+        backend = open_backend(args.backend, images=own, require=require)
+        if args.warm == "auto" and "memory" not in require:  # a warm interpreter's memory is watched, not held by the kernel
+            backend = _warmed(backend, Images(own), require)
+        stack.enter_context(contextlib.closing(backend))
+        asyncio.run(_until_signal(Service(settings, backend, Images(own)), args.url_file))
     return 0
+
+
+def _warmed(backend: Backend, images: Images, require: Iterable[str]) -> Backend:
+    """A warm Python interpreter before the backend. Raises SandboxError where it lacks a guarantee that is asked for."""
+    from k15.sandbox.backends.probe import choose
+    from k15.sandbox.warm import Warm
+
+    warm, _ = choose({"warm": lambda: Warm(backend, images)}, require)
+    return warm
 
 
 async def _until_signal(service, url_file: str | None) -> None:
@@ -73,7 +87,6 @@ def build(words: Sequence[str]) -> int:
     """Build images, and C++'s precompiled header in those that have g++."""
     from k15.sandbox.backends import open_backend
     from k15.sandbox.images.__main__ import main as images
-    from k15.sandbox.images.store import Images
     from k15.sandbox.precompiled import precompile
 
     if {"-h", "--help"} & set(words):
@@ -106,6 +119,12 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=0, help="0: a free one")
     add("--url-file", help="written once the service listens")
     add("--backend", default="auto")
+    add(
+        "--warm",
+        choices=("auto", "off"),
+        default="auto",
+        help="Python jobs in forks of a warm interpreter, unless --require has memory",
+    )
     add("--require", default=None, help="guarantees, by comma, without which it does not start (see probe); default: all but one")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at once")
     add("--queue-size", type=int, default=256, help="requests that may wait or run; more get 429")
@@ -113,6 +132,8 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--state-dir", help="journal of accepted requests, on a local disk; the same one again continues it")
     add("--keep-s", type=float, default=3600.0, help="how long results are kept")
     add("--grace-s", type=float, default=20.0, help="for running jobs when the service is stopped")
+    add("--sessions", type=int, default=8, help="Jupyter sessions at once")
+    add("--session-idle-s", type=float, default=600.0)
     add("--image", action="append", default=[], metavar="NAME=DIR", help="a root filesystem of your own")
     return parser
 

@@ -2,6 +2,7 @@
 
     POST /judge     {"id"?, submission}       -> 200 verdicts     wire.Submission
     POST /run       {"id"?, job}              -> 200 outcome      job.Job
+    POST /session   {"image"?, ...}           -> 201 {"session"}; /session/<id>/execute, /interrupt; DELETE closes it
     GET  /results/<id>                        -> 200, 202 (not yet), 404
     GET  /health, /metrics
 
@@ -13,21 +14,23 @@ import asyncio
 import hmac
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from k15.errors import ConfigError, K15Error, SandboxError
+from k15.errors import ConfigError, DataError, K15Error, SandboxError
 from k15.log import get_logger
+from k15.sandbox.images.store import Images
 from k15.sandbox.job import Backend
 from k15.sandbox.journal import Journal
 from k15.sandbox.judge import Judge
 from k15.sandbox.languages import LANGUAGES, language
 from k15.sandbox.metrics import Metrics
 from k15.sandbox.queue import FAILED, Answer, Busy, Conflict, Queue
+from k15.sandbox.session import Sessions
 from k15.sandbox.wire import job_from, judge_json, outcome_json, submission_from
 
 log = get_logger("sandbox")
@@ -49,6 +52,8 @@ class ServiceSettings:
     max_request_bytes: int = 16 << 20
     keep_s: float = 3600.0
     grace_s: float = 20.0
+    sessions: int = 8
+    session_idle_s: float = 600.0
 
     def __post_init__(self) -> None:
         if len(self.token) < MIN_TOKEN_CHARS:
@@ -74,10 +79,11 @@ class ServiceSettings:
 
 
 class Service:
-    """`images`: the names that requests may choose. `start()`, then `close()`; the backend stays the caller's."""
+    """`images`: what requests may choose from. `start()`, then `close()`; the backend stays the caller's."""
 
-    def __init__(self, settings: ServiceSettings, backend: Backend, images: Collection[str]) -> None:
-        self._settings, self._backend, self._images = settings, backend, frozenset(images)
+    def __init__(self, settings: ServiceSettings, backend: Backend, images: Images) -> None:
+        self._settings, self._backend, self._images = settings, backend, frozenset(images.names())
+        self._sessions = Sessions(images, settings.sessions, settings.session_idle_s)
         self.metrics = Metrics()
         self._judge = Judge(backend)
         self._runner: web.AppRunner | None = None
@@ -90,6 +96,7 @@ class Service:
         self._queue = Queue(self._execute, self._journal, s.workers, s.queue_size, self.metrics)
         self.metrics.gauge("waiting", "requests that wait or run", lambda: len(self._queue))
         self.metrics.gauge("busy", "workers at work", lambda: self._queue.busy)
+        self.metrics.gauge("sessions", "open sessions", lambda: len(self._sessions))
         recovered = await self._queue.recover()
         if recovered:
             log.info("running %d requests again that were accepted before the restart", recovered)
@@ -110,6 +117,7 @@ class Service:
         if self._purging is not None:
             self._purging.cancel()
         await self._queue.close(self._settings.grace_s)
+        await self._sessions.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._journal.close)
@@ -118,7 +126,9 @@ class Service:
         app = web.Application(client_max_size=self._settings.max_request_bytes, middlewares=[self._answered])
         app.add_routes([
             web.post("/judge", self._post), web.post("/run", self._post), web.get("/results/{id}", self._result),
-            web.get("/health", self._health), web.get("/metrics", self._text),
+            web.get("/health", self._health), web.get("/metrics", self._text), web.post("/session", self._open_session),
+            web.post("/session/{session}/execute", self._cell), web.post("/session/{session}/interrupt", self._interrupt),
+            web.delete("/session/{session}", self._end_session),
         ])  # fmt: skip
         return app
 
@@ -137,6 +147,7 @@ class Service:
             response = web.json_response({"error": str(error)}, status=status, headers={"Retry-After": str(error.retry_after_s)})
         except K15Error as error:
             status = 409 if isinstance(error, Conflict) else FAILED if isinstance(error, SandboxError) else 400
+            status = 422 if isinstance(error, DataError) else status
             response = web.json_response({"error": str(error)}, status=status)
         self.metrics.answers.labels(route, response.status).inc()
         return response
@@ -198,6 +209,22 @@ class Service:
             result = self._judge.judge(submission)
         self.metrics.verdicts.labels(name, result.verdict).inc()
         return judge_json(result)
+
+    async def _open_session(self, request: web.Request) -> web.Response:
+        body = await _object(request)
+        self._check_image(str(body.get("image", "jupyter")))
+        return web.json_response(await self._sessions.open(body), status=201)
+
+    async def _cell(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._sessions.execute(request.match_info["session"], await _object(request)))
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        await self._sessions.interrupt(request.match_info["session"])
+        return web.json_response({})
+
+    async def _end_session(self, request: web.Request) -> web.Response:
+        await self._sessions.end(request.match_info["session"])
+        return web.json_response({})
 
     async def _purge(self) -> None:
         while True:
