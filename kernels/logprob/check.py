@@ -46,8 +46,8 @@ def check_targets(target: Tensor, total: int) -> Tensor:
     check_arrived()
     if target.numel() == 0 or torch.cuda.is_current_stream_capturing():
         return bad  # a captured call keeps the NaN; it has no host side that could raise
-    first = bad.int().argmax()
-    found = torch.stack([torch.where(bad[first], first, -1), target[first].long()])
+    first = bad.int().argmax().view(1)  # index_select: indexing with a tensor of no dimension would wait for it
+    found = torch.cat([torch.where(bad.index_select(0, first), first, -1), target.index_select(0, first).long()])
     answer = torch.empty(2, dtype=torch.int64, pin_memory=True)
     answer.copy_(found, non_blocking=True)
     event = torch.cuda.Event()
