@@ -31,11 +31,16 @@ class AsUser:
     name = "bubblewrap"
 
     def __init__(self) -> None:
-        source = Path(__file__).resolve().parents[2]
+        paths = [Path(__file__).resolve().parents[2], Path(pytest.__file__).parents[1]]
+        env = {
+            "PATH": os.environ["PATH"], "K15_CACHE_DIR": str(cache_root().parent), "HOME": "/",
+            "PYTHONPATH": ":".join(map(str, paths)),
+        }  # fmt: skip
+        user = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"]
+        pythons = (sys.executable, "/usr/bin/python3")  # root's own may lie where others cannot go
+        python = next(p for p in pythons if subprocess.run([*user, p, "-c", "import k15.sandbox.job"], env=env).returncode == 0)
         self._process = subprocess.Popen(
-            ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", sys.executable, "-P", __file__],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/",
-            env={"PATH": os.environ["PATH"], "K15_CACHE_DIR": str(cache_root().parent), "PYTHONPATH": str(source), "HOME": "/"},
+            [*user, python, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=env
         )  # fmt: skip
         self._lock = threading.Lock()
 
