@@ -1,0 +1,63 @@
+"""How good are generated tests? Right submissions must pass them, subtly wrong ones must not: the kill rate of a problem."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from k15.reward.code import Fence, submission
+from k15.sandbox.client import SandboxClient
+from k15.testgen.journal import Journal
+from k15.testgen.outcome import ProblemResult
+from k15.testgen.problems import Problem, Source, digest
+from k15.testgen.settings import TestgenSettings
+from k15.testgen.store import answer_of
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """`refused`: right submissions that the tests reject; `survivors`: wrong ones that pass; `killed`: name -> verdict."""
+
+    id: str
+    right: int
+    refused: tuple[str, ...]
+    wrong: int
+    survivors: tuple[str, ...]
+    killed: dict[str, str]
+
+    @property
+    def kill_rate(self) -> float:
+        return 1.0 - len(self.survivors) / self.wrong
+
+
+def audit(client: SandboxClient, journal: Journal, problem: Problem, result: ProblemResult, settings: TestgenSettings) -> Audit:
+    """Judges as the code reward does, what of this is not in the journal yet. The drawn submissions' verdicts are known."""
+    answer = answer_of(problem, result, settings)
+    others = [s for s in problem.submissions if s.name not in (*result.passed, *result.failed)]
+    refused = [*result.failed, *(s.name for s in others if _verdict(client, journal, answer, s) != "AC")]
+    verdicts = {s.name: _verdict(client, journal, answer, s) for s in problem.wrong}
+    survivors = tuple(name for name, verdict in verdicts.items() if verdict == "AC")
+    killed = {name: verdict for name, verdict in verdicts.items() if verdict != "AC"}
+    return Audit(problem.id, len(problem.submissions), tuple(refused), len(verdicts), survivors, killed)
+
+
+def _verdict(client: SandboxClient, journal: Journal, answer: str, source: Source) -> str:
+    sent = submission(answer, Fence(source.language, source.text))
+    key = f"audit/{digest(dataclasses.asdict(sent))}"
+    held = journal.get(key)
+    if held is None:
+        held = client.judge(sent, digest(key)).verdict
+        journal.put(key, held)
+    return held
+
+
+def table(audits: Sequence[Audit]) -> str:
+    """A row a problem, and the sum."""
+    lines = [f"{'problem':22s} {'right accepted':>14s} {'wrong rejected':>15s}  survivors"]
+    for a in audits:
+        accepted = f"{a.right - len(a.refused)}/{a.right}"
+        rejected = f"{a.wrong - len(a.survivors)}/{a.wrong}"
+        lines.append(f"{a.id:22s} {accepted:>14s} {rejected:>15s}  {', '.join(a.survivors) or '-'}")
+    right, wrong = sum(a.right for a in audits), sum(a.wrong for a in audits)
+    accepted, rejected = right - sum(len(a.refused) for a in audits), wrong - sum(len(a.survivors) for a in audits)
+    lines.append(f"{'all':22s} {f'{accepted}/{right}':>14s} {f'{rejected}/{wrong}':>15s}")
+    return "\n".join(lines)

@@ -1,0 +1,7 @@
+n, m = map(int, input().split())
+a, b = 0, 1
+for i in range(n.bit_length() - 1, -1, -1):
+    a, b = a * (2 * b - a) % m, (a * a + b * b) % m
+    if n >> i & 1:
+        a, b = b, (a + b) % m
+print(a % m)

@@ -1,0 +1,5 @@
+from math import dist
+
+n = int(input())
+p = [tuple(map(int, input().split())) for _ in range(n)]
+print(min(dist(p[i], q) for i in range(n) for q in p[:i]))
