@@ -147,7 +147,7 @@ class RewardConfig:
     custom: str | None = None  # "package.module:function"
     custom_weight: float = 1.0
     audit_fraction: float = 0.05  # of accepted answers, judged again by a second method; a metric, no reward. 0: none
-    timeout_s: float = 5.0
+    timeout_s: float = 5.0  # of one check or custom reward; processor time for algebra, by the clock for custom
     memory_gb: float = 4.0  # that a worker process may allocate for a custom reward
     workers: int = 1
 

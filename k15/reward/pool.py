@@ -19,6 +19,8 @@ from k15.log import get_logger
 from k15.reward.worker import receive, send
 
 Job = tuple[str, tuple]
+CPU_BOUND = ("verify", "second")
+WALL_PER_CPU = 6.0  # the clock may run so many times longer than the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,11 @@ class _Worker:
         self._send(job, timeout_s)
 
     def _send(self, job: Job, limit_s: float) -> None:
-        self.deadline = time.monotonic() + limit_s
-        send(self.socket, (*job, limit_s))
+        """Algebra never waits, so its limit is processor time: on a busy machine no right answer is lost to the clock."""
+        cpu_s = limit_s if job[0] in CPU_BOUND else None
+        wall_s = limit_s if cpu_s is None else WALL_PER_CPU * limit_s
+        self.deadline = time.monotonic() + wall_s
+        send(self.socket, (*job, wall_s, cpu_s))
 
     def end(self, gone: bool = False) -> str:
         """Kill the worker and what it started; returns how it had ended. `gone`: its socket is closed, so it is exiting."""
@@ -82,7 +87,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """At most `workers` processes, started when first needed; `timeout_s` bounds each job.
+    """At most `workers` processes, started when first needed; `timeout_s` bounds each job (algebra by processor time).
 
     What a worker imports before its first job of a kind is bounded by `start_s` and is not counted as the job's time.
     """
@@ -146,7 +151,8 @@ class WorkerPool:
                 worker.go_on()
                 return None
         except (EOFError, ConnectionError, BrokenPipeError):
-            return Outcome(False, reason=f"crash ({worker.end(gone=True)})")
+            how = worker.end(gone=True)
+            return Outcome(False, reason="timeout" if how.endswith("SIGPROF") else f"crash ({how})")
         if worker.waiting is not None:  # its imports failed; the next job tries them again
             worker.waiting, worker.prepared = None, set()
         self._idle.append(worker)

@@ -128,18 +128,21 @@ JOBS: dict[str, Callable[..., object]] = {f.__name__: f for f in (prepare, verif
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, also on Ctrl-C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     connection = socket.socket(fileno=int(sys.argv[1]))
     while True:
         try:
-            job, arguments, limit_s = receive(connection)  # type: ignore[misc]
+            job, arguments, wall_s, cpu_s = receive(connection)  # type: ignore[misc]
         except EOFError:
             return
-        # The parent kills at limit_s; the alarm is for the case that the parent itself has died meanwhile.
-        signal.setitimer(signal.ITIMER_REAL, limit_s + 1.0)
+        # The parent kills at wall_s; the alarm is for the case that the parent itself has died meanwhile.
+        signal.setitimer(signal.ITIMER_REAL, wall_s + 1.0)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s if cpu_s is not None else 0.0)  # SIGPROF ends the process, even inside C code
         try:
             answer = (True, JOBS[job](*arguments))
         except BaseException as error:  # every failure is a result: the parent counts and logs it
             answer = (False, f"{type(error).__name__}: {error}"[:500])
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(connection, answer)
 

@@ -86,7 +86,7 @@ def test_hostile_expressions_cost_their_own_verdict_and_little_time(pool) -> Non
     started = time.monotonic()
     found = verdicts(pairs, "auto", pool)
     assert [v.correct for v in found] == [False] * len(HOSTILE) + [True]
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 120
     assert score("#" * 10**6, "1").reason == "empty answer"
     assert score("1" * 10**7 + "#5", "5").correct
     for reference in ("9^{9^{9^9}}", "(((", "\\frac{1}{0}", ""):  # a broken reference costs its own verdicts too
