@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from k15.errors import ConfigError
+from k15.errors import ConfigError, K15Error
 from k15.log import get_logger
 from k15.sandbox.images.store import Images
-from k15.sandbox.job import Backend
 
 log = get_logger("sandbox")
 USAGE = """usage: k15 sandbox ACTION [options]
@@ -51,21 +50,11 @@ def serve(words: Sequence[str]) -> int:
             max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s, sessions=args.sessions,
             session_idle_s=args.session_idle_s,
         )  # fmt: skip
-        backend = open_backend(args.backend, images=own, require=require)
-        if args.warm == "auto" and "memory" not in require:  # a warm interpreter's memory is watched, not held by the kernel
-            backend = _warmed(backend, Images(own), require)
+        warm = {"auto": None, "on": True, "off": False}[args.warm]
+        backend = open_backend(args.backend, images=own, require=require, warm=warm)
         stack.enter_context(contextlib.closing(backend))
         asyncio.run(_until_signal(Service(settings, backend, Images(own)), args.url_file))
     return 0
-
-
-def _warmed(backend: Backend, images: Images, require: Iterable[str]) -> Backend:
-    """A warm Python interpreter before the backend. Raises SandboxError where it lacks a guarantee that is asked for."""
-    from k15.sandbox.backends.probe import choose
-    from k15.sandbox.warm import Warm
-
-    warm, _ = choose({"warm": lambda: Warm(backend, images)}, require)
-    return warm
 
 
 async def _until_signal(service, url_file: str | None) -> None:
@@ -167,4 +156,7 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except K15Error as error:
+        sys.exit(f"k15 sandbox: {error}")

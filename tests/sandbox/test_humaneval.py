@@ -25,6 +25,8 @@ EMPTY = {
     "cpp": "    std::abort();\n", "javascript": "}\n", "typescript": "  return undefined as any;\n}\n", "php": "}\n",
     "bash": "    :\n",
 }  # fmt: skip
+# Shipped tests that do not compile with any body: a text that goes over the end of its line.
+BROKEN = {"javascript": {"51"}}
 WORKERS = 2
 
 pytestmark = [
@@ -84,7 +86,7 @@ def test_shipped_tests_compile_and_fail_on_an_empty_body(backend, language):  # 
     rows = problems(FILES[language])
     chosen = rows if os.environ.get("K15_HUMANEVAL") == "all" else {n: rows[n] for n in own(language)}
     found = verdicts(backend, {n: completed(language, r, EMPTY[language]) for n, r in chosen.items()})
-    assert {n: v for n, v in found.items() if v in ("AC", "CE")} == {}
+    assert {n: v for n, v in found.items() if v in ("AC", "CE") and n not in BROKEN.get(language, ())} == {}
 
 
 def own(language: str) -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""The service that a job starts by itself: by the node's agent, for code prompts only, ended with the agent."""
+
+import aiohttp
+import pytest
+from judging import TOKEN, need
+
+from k15.cli import main
+from k15.config.check import check
+from k15.config.compose import compose_run
+from k15.config.schema import SandboxConfig
+from k15.errors import ClusterError, ConfigError
+from k15.node.agent import Agent
+from k15.node.client import AgentClient
+from k15.reward import code
+from k15.runs.sandbox import NAME, open_sandbox
+from k15.types import Prompt
+
+CODE = Prompt("c", "Add.", '{"tests": [["1 2", "3"]]}', "code")
+MATH = Prompt("m", "1+2", "3")
+
+
+@pytest.fixture
+async def agent(tmp_path):
+    async def pull(_version: int) -> dict[str, object]:
+        raise ClusterError("no weights in this test")
+
+    agent = Agent(
+        node_rank=0, address="127.0.0.1", token=TOKEN, log_dir=tmp_path / "logs", segment_dir=tmp_path, pull=pull,
+        collect=lambda keep: None,
+    )  # fmt: skip
+    url = await agent.start()
+    async with aiohttp.ClientSession() as session:
+        yield AgentClient(session, url, TOKEN, 0)
+    await agent.close()
+
+
+async def test_a_run_with_code_has_its_own_sandbox(agent):
+    need("base")
+    await open_sandbox(SandboxConfig(), [MATH], [agent], TOKEN)
+    assert NAME not in await agent.processes(), "mathematics needs none"
+    await open_sandbox(SandboxConfig(workers=1), [MATH, CODE], [agent], TOKEN)
+    assert (await agent.processes())[NAME]["alive"]
+    right, wrong = code.verdicts([(f"```python\nprint({n})\n```", CODE.answer) for n in (3, 4)])
+    assert right.correct and not wrong.correct and wrong.reason.startswith("WA 0/1")
+    await agent.stop(NAME)
+    assert "stops" in await agent.log_tail(NAME)
+
+
+async def test_a_service_that_cannot_start_says_why(agent):
+    with pytest.raises(ClusterError, match="give NAME=DIR"):
+        await open_sandbox(SandboxConfig(images={"lean": "/no/such/folder"}), [CODE], [agent], TOKEN)
+    with pytest.raises(ConfigError, match="token_file"):
+        await open_sandbox(SandboxConfig(url="http://127.0.0.1:9"), [CODE], [agent], TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve"], "does not start without a token"),
+        (["serve", "--token-file", "/no/file"], "cannot be read"),
+        (["serves"], "serve, build and probe"),
+        (["probe", "now"], "takes no options"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(words, message, capsys, monkeypatch):
+    monkeypatch.delenv("K15_SANDBOX_TOKEN", raising=False)
+    assert main(["sandbox", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_are_checked_before_the_run():
+    with pytest.raises(ConfigError, match="Did you mean 'crun'"):
+        check(compose_run(["sandbox.backend=crum"]))
+    with pytest.raises(ConfigError, match=r"sandbox\.workers"):
+        check(compose_run(["sandbox.workers=0"]))
