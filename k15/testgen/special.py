@@ -13,7 +13,7 @@ _VERB = "(?:print|output|report|find|give|return|choose|write|construct|produce)
 _GOOD = "(?:correct |valid |possible |optimal |such |right )?"
 _RULES = (
     rf"\b(?:multiple|several|many|more than one)\b[^.\n]{{0,40}}\b{_ANSWER}\b[^.\n]{{0,60}}\b(?:any|either|whichever|one of)\b",
-    rf"\b{_VERB}\b[^.\n]{{0,20}}\bany\b(?: one)?(?: of (?:them|these|those|the))?[^.\n]{{0,40}}(?:\b{_ANSWER}\b|[.;,)]|$)",
+    rf"\b{_VERB}\b[^.\n]{{0,20}}\bany\b(?! number of)[^.\n]{{0,60}}(?:\b{_ANSWER}\b|[.;,)]|$)",
     rf"\bany\b[^.\n]{{0,30}}\b{_ANSWER}\b[^.\n]{{0,40}}\b(?:is|are|will be) (?:accepted|fine|allowed|ok|okay|correct|enough)\b",
     rf"\b(?:multiple|several|all) {_GOOD}{_ANSWER}\b[^.\n]{{0,30}}\b(?:is|are|will be) accepted\b",
     r"\b(?:special judge|special checker|custom checker|special judging)\b",
@@ -21,6 +21,7 @@ _RULES = (
     r"\bthis is an interactive problem\b",
 )
 _COMPILED = tuple(re.compile(rule, re.IGNORECASE) for rule in _RULES)
+_HEADING = re.compile(r"^(?:#.*|\W*output(?: format)?\W*)$", re.IGNORECASE | re.MULTILINE)
 _INPUT = re.compile(r"^\W*(?:input|input format)\W*$", re.IGNORECASE | re.MULTILINE)
 _OUTPUT = re.compile(r"^\W*(?:output|output format)\W*$", re.IGNORECASE | re.MULTILINE)
 
@@ -30,7 +31,7 @@ def several_answers(statement: str) -> str | None:
 
     What stands under a heading "Input", up to "Output", is not looked at: an order there says nothing about answers.
     """
-    text = " ".join(_without_input(statement).split())
+    text = " ".join(_HEADING.sub(".", _without_input(statement)).split())
     for rule in _COMPILED:
         found = rule.search(text)
         if found:
