@@ -79,6 +79,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         if pid == "1" and name in ("environ", "mem", "fd") and data: print("BROKEN init shows its", name)
 extra = [n for n in os.listdir("/proc/self/fd") if int(n) > 2 and os.path.exists(f"/proc/self/fd/{n}")]
 if extra: print("BROKEN descriptors", [(n, os.readlink(f"/proc/self/fd/{n}")) for n in extra])
+if open("/proc/self/oom_score_adj").read() != "1000\\n": print("BROKEN under pressure the kernel would spare the job")
 if sum(name.isdigit() for name in os.listdir("/proc")) > 2: print("BROKEN sees processes", os.listdir("/proc"))
 """
 

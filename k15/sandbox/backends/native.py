@@ -12,15 +12,16 @@ from k15.sandbox.images.store import cache_root
 
 _SOURCE = Path(__file__).parent / "native"
 _FLAGS = ("-O2", "-Wall")
+_INIT = ("init.c", "disk.c", "survey.c")
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "init": (("init.c", "main.c"), ("-static",)),
+    "init": ((*_INIT, "main.c"), ("-static",)),
     "launch": (("launch.c",), ("-static",)),
-    "warm.so": (("init.c", "warm.c"), ("-shared", "-fPIC")),
+    "warm.so": ((*_INIT, "warm.c"), ("-shared", "-fPIC")),
 }
 
 
 def binary(name: str) -> Path:
-    """The path of a compiled part: "init" (inside), "launch" (outside), "warm.so". Static, so it runs in every image.
+    """The path of a compiled part: "init" (inside, static: it runs in every image), "launch" (outside), "warm.so".
 
     `K15_SANDBOX_BIN` names a directory of ready-made ones, for machines without a C compiler. Raises SandboxError.
     """

@@ -92,7 +92,10 @@ def examine(backend: Backend, hidden: str = "/sys/kernel") -> Report:
     except SandboxError as e:
         return Report(backend.name, frozenset(), dict.fromkeys(GUARANTEES, str(e)))
     if "memory" not in problems and not getattr(backend, "memory_is_hard", False):
-        problems["memory"] = "no cgroup may be made here; run as root, in a Slurm step with task/cgroup, or in a delegated cgroup"
+        problems["memory"] = (
+            "no cgroup holds it here; run as root, in a Slurm step with task/cgroup or in a delegated cgroup (the warm "
+            "interpreter never has one)"
+        )
     return Report(backend.name, frozenset(GUARANTEES) - problems.keys(), problems)
 
 

@@ -6,7 +6,6 @@
  */
 #define _GNU_SOURCE
 #include "wire.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -19,12 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <linux/capability.h>
@@ -33,10 +29,7 @@
 #include "init.h"
 
 int control = -1;
-static DIR *processes_dir;
-static int tmp_fd = -1, shm_fd = -1, work_fd = -1;
 
-struct blob { char *data; uint32_t size; };
 static struct { char *at, *end; } input;
 
 static uint64_t now_us(void)
@@ -46,7 +39,7 @@ static uint64_t now_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void put(const void *data, size_t size)
+void put(const void *data, size_t size)
 {
 	const char *p = data;
 	while (size) {
@@ -114,38 +107,6 @@ static char **take_strings(uint32_t *count)
 	return list;
 }
 
-/* The directory of a relative path, no link followed; makes what is missing where asked. *name is set to the last part. */
-static int open_parent(char *path, char **name, int make)
-{
-	int dir = dup(work_fd);
-	char *save = NULL, *part = strtok_r(path, "/", &save), *next;
-	for (; part && (next = strtok_r(NULL, "/", &save)); part = next) {
-		if (!strcmp(part, "..")) { close(dir); errno = EINVAL; return -1; }
-		if (make) mkdirat(dir, part, 0755);
-		int down = openat(dir, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		close(dir);
-		if (down < 0) return -1;
-		dir = down;
-	}
-	if (!part || !strcmp(part, "..")) { close(dir); errno = EINVAL; return -1; }
-	*name = part;
-	return dir;
-}
-
-static void write_file(struct blob path, struct blob content)
-{
-	char *copy = strndup(path.data, path.size), *name = NULL;
-	int dir = open_parent(copy, &name, 1);
-	int fd = dir < 0 ? -1 : openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0755);
-	if (fd < 0) fail("cannot make the job's file %.*s", (int)path.size, path.data);
-	for (size_t done = 0; done < content.size;) {
-		ssize_t n = write(fd, content.data + done, content.size - done);
-		if (n <= 0) fail("cannot write the job's file %.*s", (int)path.size, path.data);
-		done += (size_t)n;
-	}
-	close(fd), close(dir), free(copy);
-}
-
 /* The job's input as a sealed file in memory: it can be read and nothing else. */
 static int input_file(struct blob text)
 {
@@ -161,7 +122,7 @@ static int input_file(struct blob text)
 	return fd;
 }
 
-static void drop_capabilities(void)
+void drop_capabilities(void)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct none[2] = {{0}};
@@ -169,24 +130,6 @@ static void drop_capabilities(void)
 	for (int c = 0; prctl(PR_CAPBSET_READ, c, 0, 0, 0) >= 0; c++)
 		prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
 	if (syscall(SYS_capset, &head, none)) fail("cannot drop capabilities");
-}
-
-static void prepare_disk(const struct head *head)
-{
-	if (head->flags & MOUNT_TMP) {
-		char options[128];
-		snprintf(options, sizeof options, "size=%llu,nr_inodes=%llu,mode=0755", (unsigned long long)head->disk,
-			 (unsigned long long)head->inodes);
-		if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)) fail("cannot mount the job's disk");
-		drop_capabilities();
-	}
-	umask(0022);
-	tmp_fd = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	mkdirat(tmp_fd, "shm", 0755);
-	mkdirat(tmp_fd, "work", 0755);
-	shm_fd = open("/dev/shm", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* the same disk, or under crun a second one like it */
-	work_fd = openat(tmp_fd, "work", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (tmp_fd < 0 || work_fd < 0 || fchdir(work_fd)) fail("cannot open the working directory");
 }
 
 static void limit(int what, uint64_t soft, uint64_t hard)
@@ -200,11 +143,10 @@ static void confine(const struct head *head, struct blob filter)
 {
 	uint64_t cpu = head->cpu_us / 1000000 + 1;
 	struct sock_fprog program = {.len = (unsigned short)(filter.size / 8), .filter = (struct sock_filter *)filter.data};
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* as after an exec: its own /proc files are its own */
 	int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (adjust >= 0) {
-		if (write(adjust, "1000", 4) != 4) _exit(126); /* under pressure the kernel takes the job, not its neighbours */
-		close(adjust);
-	}
+	if (adjust < 0 || write(adjust, "1000", 4) != 4) _exit(126); /* under pressure the kernel takes the job, not its neighbours */
+	close(adjust);
 	if (head->processes) limit(RLIMIT_NPROC, head->processes + 1, head->processes + 1); /* init counts as well */
 	limit(RLIMIT_CPU, cpu, cpu + 1);
 	limit(RLIMIT_FSIZE, head->disk, head->disk);
@@ -233,65 +175,6 @@ static void run_child(const struct head *head, struct blob filter, int in, char 
 	execvp(argv[0], argv);
 	dprintf(2, "k15 sandbox: cannot run %s: %s\n", argv[0], strerror(errno));
 	_exit(127);
-}
-
-static ssize_t read_proc(int pid, const char *name, char *text, size_t size)
-{
-	char path[64];
-	snprintf(path, sizeof path, "%d/%s", pid, name);
-	int fd = openat(dirfd(processes_dir), path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-	if (fd >= 0) close(fd);
-	text[n > 0 ? n : 0] = 0;
-	return n;
-}
-
-/* Bytes of private memory of a process: `exact` shares out what forks have in common, which the kernel counts slowly. */
-static uint64_t memory_of(int pid, int exact)
-{
-	char text[2048];
-	unsigned long resident = 0, shared = 0, kb = 0;
-	if (exact && read_proc(pid, "smaps_rollup", text, sizeof text) > 0) {
-		char *line = strstr(text, "Pss_Anon:");
-		if (line && sscanf(line, "Pss_Anon: %lu", &kb) == 1) return (uint64_t)kb * 1024;
-	}
-	if (read_proc(pid, "statm", text, sizeof text) > 0 && sscanf(text, "%*u %lu %lu", &resident, &shared) == 2 && resident > shared)
-		return (uint64_t)(resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
-	return 0;
-}
-
-/* Microseconds of processor and bytes of private memory of all processes but init, from /proc, and of the tmpfs. */
-static void survey(uint64_t *cpu_us, uint64_t *memory, int exact)
-{
-	struct dirent *entry;
-	struct rusage gone;
-	struct statvfs disk;
-	long tick = sysconf(_SC_CLK_TCK);
-	char text[1024];
-	getrusage(RUSAGE_CHILDREN, &gone);
-	*cpu_us = (uint64_t)(gone.ru_utime.tv_sec + gone.ru_stime.tv_sec) * 1000000 + gone.ru_utime.tv_usec + gone.ru_stime.tv_usec;
-	*memory = 0;
-	rewinddir(processes_dir);
-	while ((entry = readdir(processes_dir))) {
-		int pid = atoi(entry->d_name);
-		unsigned long u = 0, s = 0;
-		long cu = 0, cs = 0;
-		if (pid < 2) continue;
-		if (read_proc(pid, "stat", text, sizeof text) <= 0) continue;
-		char *rest = strrchr(text, ')');
-		if (rest && sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &u, &s, &cu, &cs) == 4)
-			*cpu_us += (u + s + (unsigned long)(cu + cs)) * 1000000ull / (unsigned long)tick;
-		*memory += memory_of(pid, exact);
-	}
-	if (!fstatvfs(tmp_fd, &disk)) *memory += (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
-}
-
-static int disk_full(void)
-{
-	struct statvfs disk;
-	for (int i = 0; i < 2; i++)
-		if (!fstatvfs(i ? shm_fd : tmp_fd, &disk) && (disk.f_bfree * disk.f_frsize < 65536 || disk.f_ffree == 0)) return 1;
-	return 0;
 }
 
 struct end { int done, status; uint32_t limit; uint64_t cpu_us, memory; int full; };
@@ -346,7 +229,6 @@ static void report(const struct head *head, const struct end *end, uint64_t wall
 {
 	struct rusage use;
 	struct tail tail = {.magic = MAGIC, .exit_code = -1, .limit = end->limit, .wall_us = wall, .memory = end->memory};
-	int *files = calloc(count + 1, sizeof *files);
 	getrusage(RUSAGE_CHILDREN, &use);
 	tail.cpu_us = (uint64_t)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000 + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
 	if (end->cpu_us > tail.cpu_us) tail.cpu_us = end->cpu_us;
@@ -354,30 +236,9 @@ static void report(const struct head *head, const struct end *end, uint64_t wall
 	if (end->done && WIFSIGNALED(end->status)) tail.signal = WTERMSIG(end->status);
 	if (tail.signal == SIGXCPU || (tail.signal && tail.cpu_us > head->cpu_us)) tail.limit = CPU;
 	if (tail.signal == SIGXFSZ || (tail.exit_code && !tail.limit && (end->full || disk_full()))) tail.limit = DISK;
-	for (uint32_t i = 0; i < count; i++) {
-		char *name = NULL, *copy = strdup(keep[i]);
-		struct stat st;
-		int dir = open_parent(copy, &name, 0);
-		files[i] = dir < 0 ? -1 : openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-		if (files[i] >= 0 && (fstat(files[i], &st) || !S_ISREG(st.st_mode))) close(files[i]), files[i] = -1;
-		if (files[i] >= 0) tail.kept++;
-		if (dir >= 0) close(dir);
-		free(copy);
-	}
+	int *files = open_kept(keep, count, &tail.kept);
 	put(&tail, sizeof tail);
-	for (uint32_t i = 0; i < count; i++) {
-		struct stat st;
-		if (files[i] < 0 || fstat(files[i], &st)) continue;
-		uint64_t size = (uint64_t)st.st_size;
-		char *data = calloc(1, size + 1);
-		for (size_t done = 0; done < size;) {
-			ssize_t n = read(files[i], data + done, size - done);
-			if (n <= 0) break;
-			done += (size_t)n;
-		}
-		put(&i, sizeof i), put(&size, sizeof size), put(data, size);
-		free(data);
-	}
+	send_kept(files, count);
 }
 
 /* Takes the job from `from` and sees it through. Returns only in the job's own process, and only where run_inside says so. */
@@ -405,13 +266,12 @@ void serve(int from)
 	}
 	char **keep = take_strings(&kept);
 	int in = input_file(text);
-	processes_dir = opendir("/proc");
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	sigset_t ended;
 	sigemptyset(&ended), sigaddset(&ended, SIGCHLD);
 	int signals = signalfd(-1, &ended, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (!processes_dir || signals < 0 || !count) fail("cannot watch the job");
+	if (open_survey() || signals < 0 || !count) fail("cannot watch the job");
 	uint64_t started = now_us();
 	pid_t child = fork();
 	if (child < 0) fail("cannot start the job");

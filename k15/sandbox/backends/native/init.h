@@ -1,9 +1,32 @@
-/* What init shares with the ways of running a job. */
+/* What the parts of init share: init.c (the job), disk.c (its files), survey.c (its use of the machine), main.c or warm.c. */
 #ifndef K15_INIT_H
 #define K15_INIT_H
+#include "wire.h"
+#include <stddef.h>
+
+struct blob { char *data; uint32_t size; };
+
 extern char **environ;
-extern int control;
+extern int control; /* the socket to whoever asked */
+
+/* init.c */
 void serve(int from);
+void put(const void *data, size_t size);
 void fail(const char *form, ...) __attribute__((format(printf, 1, 2), noreturn));
-int run_inside(char **argv, char **env); /* nonzero: the job goes on in this very process instead of executing argv */
+void drop_capabilities(void);
+
+/* disk.c */
+void prepare_disk(const struct head *head);
+void write_file(struct blob path, struct blob content);
+int *open_kept(char **keep, uint32_t count, uint32_t *found);
+void send_kept(const int *files, uint32_t count);
+uint64_t disk_used(void);
+int disk_full(void);
+
+/* survey.c */
+int open_survey(void); /* nonzero: /proc cannot be read */
+void survey(uint64_t *cpu_us, uint64_t *memory, int exact);
+
+/* main.c, warm.c: nonzero where the job goes on in this very process instead of executing argv */
+int run_inside(char **argv, char **env);
 #endif

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,11 +20,10 @@ int run_inside(char **argv, char **env)
 {
 	job_environment = env;
 	job_words = argv;
-	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* as after an exec */
 	return 1;
 }
 
-static void put(const char *path, const char *text)
+static void write_map(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, text, strlen(text)) < 0) fail("%s", path);
@@ -43,9 +41,9 @@ int enter(int from, int out, int err)
 	if (pid) return pid < 0 ? -1 : 0;
 	signal(SIGCHLD, SIG_DFL);
 	control = from; /* so that a failure from here on is told */
-	put("/proc/self/setgroups", "deny");
-	snprintf(map, sizeof map, "%u %u 1", uid, uid), put("/proc/self/uid_map", map);
-	snprintf(map, sizeof map, "%u %u 1", gid, gid), put("/proc/self/gid_map", map);
+	write_map("/proc/self/setgroups", "deny");
+	snprintf(map, sizeof map, "%u %u 1", uid, uid), write_map("/proc/self/uid_map", map);
+	snprintf(map, sizeof map, "%u %u 1", gid, gid), write_map("/proc/self/gid_map", map);
 	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) fail("cannot mount /proc");
 	if (dup2(out, 1) < 0 || dup2(err, 2) < 0 || dup2(from, 0) < 0) fail("dup2");
 	syscall(SYS_close_range, 3, ~0u, 0);
