@@ -140,3 +140,19 @@ class Batch:
 
     samples: tuple[Sample, ...]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """What a reward model judges (report 2.3.5): does `response` reach `reference` as the answer to `question`?
+
+    `correct`: the label, None where there is none. `kind`: how the response was made, for breakdowns. `judgement`: a
+    judge's text on it, reasoning and verdict, which a Chain-of-thought judge is trained on; empty where there is none.
+    """
+
+    question: str
+    reference: str
+    response: str
+    correct: bool | None = None
+    kind: str = ""
+    judgement: str = ""

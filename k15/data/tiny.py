@@ -25,11 +25,13 @@ def _check(tiny: TinyModelConfig) -> None:
         )
 
 
-def write_tiny_model(folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32") -> Path:
+def write_tiny_model(
+    folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32", alphabet: str = ALPHABET
+) -> Path:
     """Write `config.json`, `generation_config.json` and the tokenizer files for `tiny` into `folder`; returns it."""
     _check(tiny)
     folder = Path(folder)
-    write_char_tokenizer(folder, ALPHABET)
+    write_char_tokenizer(folder, alphabet)
     tokenizer = load_tokenizer(folder)
     bos, vocab_size = 1, tokenizer.vocab_size
     config = {
