@@ -17,6 +17,7 @@ from k15.errors import SandboxError
 from k15.sandbox.job import Job, Limits, Outcome
 
 BASE = Path("/sys/fs/cgroup")
+_LEAF = "k15-service"
 OWN_PROCESSES = 6  # the runtime's and init, which sit in the group beside the job's
 _REMEDY = "run as root, or in a delegated cgroup (Slurm: task/cgroup; systemd: Delegate=yes)"
 _DEVICES = (
@@ -50,6 +51,8 @@ def find() -> Places:
         places = Places(1, BASE / "memory" / own["memory"].lstrip("/"), BASE / "pids" / own["pids"].lstrip("/"), devices)
     elif "" in own and (BASE / "cgroup.controllers").exists():
         here = BASE / own[""].lstrip("/")
+        if here.name == _LEAF:  # another backend of this process has moved it there
+            here = here.parent
         places = Places(2, here, here)
         offered = (here / "cgroup.controllers").read_text().split() if here.is_dir() else []
         if not {"memory", "pids"} <= set(offered):
@@ -74,7 +77,7 @@ class Group:
         self._set: Limits | None = None
         self.directories = [d / name for d in places.directories()]
         for directory in self.directories:
-            directory.mkdir()
+            _make(directory)
         self._memory, self._pids = places.memory / name, places.pids / name
         if places.devices is not None:
             _write(places.devices / name / "devices.deny", "a")
@@ -171,13 +174,11 @@ class Nest:
     """The directory of all groups of one backend; `group` makes one, `close` removes the directory."""
 
     def __init__(self, places: Places, name: str) -> None:
-        self._outer, self._leaf = places, None
         if places.version == 2:
-            self._leaf = places.memory / f"{name}-service"
-            _hand_down(places.memory, self._leaf)
+            _hand_down(places.memory, places.memory / _LEAF)
         self._inner = [d / name for d in places.directories()]
         for directory in self._inner:
-            directory.mkdir()
+            _make(directory)
         memory, pids = places.memory / name, places.pids / name
         if places.version == 2:
             _write(memory / "cgroup.subtree_control", "+memory +pids")
@@ -196,11 +197,18 @@ def _hand_down(here: Path, leaf: Path) -> None:
     """Version 2: let children of this group have controllers; its processes go into `leaf`, which stays as long as they do."""
     if {"memory", "pids"} <= set((here / "cgroup.subtree_control").read_text().split()):
         return
-    leaf.mkdir(exist_ok=True)
+    _make(leaf)
     for pid in (here / "cgroup.procs").read_text().split():
         with contextlib.suppress(ProcessLookupError):
             _write(leaf / "cgroup.procs", pid)
     _write(here / "cgroup.subtree_control", "+memory +pids")
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as e:
+        raise SandboxError(f"the cgroup {path.name} cannot be made: {e.strerror}; {_REMEDY}") from e
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ write nowhere else in it anyway).
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -56,11 +57,15 @@ class Crun:
         self._init, self._launch = binary("init"), binary("launch")
         self._places = cgroups.find()
         cgroups.sweep()
-        self._folder = Path(
-            tempfile.mkdtemp(prefix=f"k15-crun-{os.getpid()}-", dir="/run" if os.access("/run", os.W_OK) else None)
-        )
-        self._nest = cgroups.Nest(self._places, self._folder.name)
+        name = f"k15-crun-{os.getpid()}-{secrets.token_hex(4)}"
+        self._folder = Path("/run" if os.access("/run", os.W_OK) else tempfile.gettempdir()) / name
         self._mounts = _namespace(self._launch, "mnt")
+        try:
+            self._nest = cgroups.Nest(self._places, name)
+        except SandboxError:
+            os.close(self._mounts)
+            raise
+        self._folder.mkdir(mode=0o700)
         self._names = count()
         self._slots: Slots[_Slot] = Slots(self._make, self._remove)
 
@@ -97,9 +102,15 @@ class Crun:
         return slot.configs[key]
 
     def _make(self, number: int) -> _Slot:
+        network = _namespace(self._launch, "net")
+        try:
+            group = self._nest.group(f"slot-{number}")
+        except SandboxError:
+            os.close(network)
+            raise
         folder = self._folder / f"slot-{number}"
         folder.mkdir()
-        return _Slot(number, self._nest.group(f"slot-{number}"), _namespace(self._launch, "net"), folder)
+        return _Slot(number, group, network, folder)
 
     def _remove(self, slot: _Slot) -> None:
         slot.group.remove()
