@@ -7,6 +7,7 @@ CPU = {
     "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
     "reward": "verdicts/s of the mathematics reward, after a gate of right and wrong answers",
     "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
+    "testgen": "generated tests of 20 contest problems: funnel, and how many wrong submissions they reject",
 }
 
 

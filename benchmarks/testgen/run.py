@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.testgen.audit import Audit, audit, table
+from benchmarks.testgen.audit import Audit, audit, kill_rates, table
 from k15.log.files import atomic_write
 from k15.runs.testgen import own_sandbox
 from k15.sandbox.client import SandboxClient
@@ -75,7 +75,7 @@ def record(
         "funnel": funnel(results), "cases": case_counts(results),
         "stages": {r.id: {"stage": r.stage, "reason": r.reason, "counts": r.counts} for r in results},
         "audits": [{**dataclasses.asdict(a), "kill_rate": round(a.kill_rate, 4)} for a in audits],
-        "gate": gate(audits) or "green",
+        "kill_rate_by_tests": kill_rates(audits), "gate": gate(audits) or "green",
     }  # fmt: skip
 
 

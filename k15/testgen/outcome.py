@@ -45,10 +45,17 @@ class Tried:
     agreements: Sequence[Agreement | None]
 
     def counts(self) -> dict[str, int]:
-        """Cases by kind: valid, disputed, broken, duplicate, failed (no input)."""
-        counts = dict.fromkeys(("valid", "disputed", "broken", "duplicate", "failed"), 0)
+        """Cases by kind: valid, disputed, broken; duplicate, failed (no input), unrun (too few inputs to be worth it)."""
+        counts = dict.fromkeys(("valid", "disputed", "broken", "duplicate", "failed", "unrun"), 0)
+        seen: set[str] = set()
         for text, found in zip(self.inputs, self.agreements, strict=True):
-            counts["failed" if text is None else "duplicate" if found is None else found.kind] += 1
+            if text is None:
+                counts["failed"] += 1
+            elif found is not None:
+                counts[found.kind] += 1
+            else:
+                counts["duplicate" if text in seen else "unrun"] += 1
+            seen |= {text} if text is not None else set()
         return counts
 
 

@@ -7,8 +7,8 @@ n, m = map(int, input().split())
 
 @cache
 def f(k):
-    if k < 2:
-        return k % m
+    if k < 3:
+        return (k > 0) % m
     h = k // 2
     if k % 2:
         return (f(h) ** 2 + f(h + 1) ** 2) % m

@@ -1,4 +1,4 @@
-import math
+from math import atan2
 
 from cyaron import *
 
@@ -7,11 +7,11 @@ def star(n, r):
     """Corners round the origin by angle, at different distances: sides do not cross."""
     seen = {0.0: (randint(1, r), 0)}  # these three lie all round the origin
     for x, y in ((-randint(1, r), randint(1, r)), (-randint(1, r), -randint(1, r))):
-        seen[round(math.atan2(y, x), 12)] = (x, y)
+        seen[round(atan2(y, x), 12)] = (x, y)
     while len(seen) < n:
         x, y = randint(-r, r), randint(-r, r)
         if (x, y) != (0, 0):
-            seen.setdefault(round(math.atan2(y, x), 12), (x, y))
+            seen.setdefault(round(atan2(y, x), 12), (x, y))
     return [seen[a] for a in sorted(seen)]
 
 
