@@ -98,8 +98,16 @@ def build_model(
         share_embeddings_and_output_weights=shape.tied,
         position_embedding_type="none",
     )
+    if shape.scalar and model.post_process:
+        _scalar_head(model)
     _mark_parameters(model)
     return model.to(device)
+
+
+def _scalar_head(model: HiddenModel) -> None:
+    """One number a token in place of the vocabulary: `score`, replicated over tensor-parallel ranks."""
+    model.output_layer = None
+    model.score = torch.nn.Linear(model.config.hidden_size, 1, bias=False, dtype=model.config.params_dtype)
 
 
 def _mark_parameters(model: HiddenModel) -> None:
@@ -111,7 +119,7 @@ def _mark_parameters(model: HiddenModel) -> None:
     for name, parameter in model.named_parameters():
         if is_expert(name):
             parameter.allreduce = False  # reduced over expert-data-parallel ranks, not data-parallel ones
-        parameter.tensor_model_parallel = "norm" not in name and "router" not in name
+        parameter.tensor_model_parallel = not any(word in name for word in ("norm", "router", "score"))
 
 
 def initialise_model_parallel(parallel: ParallelConfig) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from k15.config.hf import is_scalar
 from k15.config.schema import ParallelConfig
 from k15.errors import ConfigError, unknown_name
 
@@ -17,7 +18,8 @@ ROPE_KINDS = ("default", "linear", "llama3")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes and switches of one decoder. `experts` 0: dense. `rope`: kind and numbers of the rotary embedding."""
+    """Sizes and switches of one decoder. `experts` 0: dense. `rope`: kind and numbers of the rotary embedding.
+    `scalar`: a sequence classifier with one number as its output, in place of the vocabulary (a reward model)."""
 
     family: str
     layers: int
@@ -37,6 +39,7 @@ class ModelShape:
     experts_per_token: int = 0
     expert_intermediate: int = 0
     normalise_router: bool = False
+    scalar: bool = False
 
 
 def read_shape(config: Mapping[str, Any]) -> ModelShape:
@@ -67,7 +70,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         head_dim=head_dim,
         vocab=config["vocab_size"],
         norm_eps=config.get("rms_norm_eps", 1e-6),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", False)) and not is_scalar(config),
         qkv_bias=family == "qwen2",
         qk_norm=family in ("qwen3", "qwen3_moe"),
         rope_theta=10000.0 if theta is None else float(theta),
@@ -76,6 +79,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         experts_per_token=config["num_experts_per_tok"] if moe else 0,
         expert_intermediate=config["moe_intermediate_size"] if moe else 0,
         normalise_router=bool(config.get("norm_topk_prob", False)),
+        scalar=is_scalar(config),
     )
 
 

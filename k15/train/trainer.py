@@ -153,7 +153,7 @@ class Trainer:
     def _gather_flat(self, parts: Sequence[tuple[Tensor, Tensor]], total: int) -> Tensor:
         """Join (slots, values) of the last pipeline stages over all ranks into one host tensor [total]."""
         flat = torch.zeros(total)
-        if _speaks():
+        if speaks():
             for slots, values in parts:
                 flat[slots] = values.detach().cpu()
         flat = flat.to(self.device)
@@ -245,7 +245,7 @@ class Trainer:
         micro_batches = self._micro_batches(samples, weights, offsets, ref)
         collected = run(self.ddp, micro_batches, compute, forward_only=False)
         sums = torch.zeros(2, device=self.device)
-        if _speaks():
+        if speaks():
             for part, _ in collected:
                 sums += part
         dist.all_reduce(sums)
@@ -361,7 +361,7 @@ class Trainer:
             raise TrainerError("the trainer is offloaded; call onload first")
 
 
-def _speaks() -> bool:
+def speaks() -> bool:
     """Is this rank the one of its tensor- and context-parallel peers, all of which hold the same log-probs, that counts?"""
     return mpu.get_tensor_model_parallel_rank() == 0 and mpu.get_context_parallel_rank() == 0
 

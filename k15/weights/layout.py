@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 
+from k15.config.hf import is_scalar
 from k15.errors import ConfigError, WeightsError, unknown_name
 
 Config = Mapping[str, Any]
@@ -45,7 +46,7 @@ class Rule:
     hf: tuple[str, ...]
     kind: Kind
     dims: tuple[tuple[str, ...], ...]
-    only: Literal["all", "dense", "moe"] = "all"
+    only: Literal["all", "dense", "moe", "scalar"] = "all"
 
 
 _L, _M = "decoder.layers.{n}.", "model.layers.{n}."
@@ -66,6 +67,7 @@ _TRUNK = (
     Rule(_L + "pre_mlp_layernorm.weight", (_M + "post_attention_layernorm.weight",), "replicated", (("H",),)),
     Rule("decoder.final_layernorm.weight", ("model.norm.weight",), "replicated", (("H",),)),
     Rule("output_layer.weight", ("lm_head.weight",), "vocab", (("V", "H"),)),
+    Rule("score.weight", ("score.weight",), "replicated", (("1", "H"),), "scalar"),
 )
 _DENSE = (
     Rule(
@@ -122,7 +124,7 @@ _NUMBERS = re.compile(r"^decoder\.layers\.(\d+)\.|(?<=mlp\.experts\.local_expert
 @dataclass(frozen=True)
 class Dims:
     """Sizes read from a config.json. `size` maps the table's symbols: V vocabulary, H hidden, Q query rows, K key rows,
-    D head size, F dense and M expert intermediate size, X experts."""
+    D head size, F dense and M expert intermediate size, X experts. `scalar`: one number a sequence, no vocabulary."""
 
     layers: int
     heads: int
@@ -130,6 +132,7 @@ class Dims:
     tied: bool
     size: dict[str, int]
     moe_layers: frozenset[int]
+    scalar: bool = False
 
 
 def _dims(config: Config) -> Dims:
@@ -146,14 +149,15 @@ def _dims(config: Config) -> Dims:
     if head_dim is None:
         head_dim = 128 if family == "qwen3" else hidden // heads  # the defaults of transformers
     experts = config.get("num_experts", config.get("num_local_experts"))  # transformers 5 writes num_local_experts
-    sizes = {"V": config["vocab_size"], "H": hidden, "Q": heads * head_dim, "K": groups * head_dim, "D": head_dim}
+    sizes = {"V": config["vocab_size"], "H": hidden, "Q": heads * head_dim, "K": groups * head_dim, "D": head_dim, "1": 1}
     sizes["F"] = config["intermediate_size"]
     moe_layers: frozenset[int] = frozenset()
     if family == "qwen3_moe" and experts:
         sizes |= {"M": config["moe_intermediate_size"], "X": experts}
         dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
         moe_layers = frozenset(n for n in range(layers) if n not in dense and (n + 1) % step == 0)
-    return Dims(layers, heads, groups, bool(config.get("tie_word_embeddings", False)), sizes, moe_layers)
+    tied = bool(config.get("tie_word_embeddings", False))
+    return Dims(layers, heads, groups, tied, sizes, moe_layers, is_scalar(config))
 
 
 def is_expert(name: str) -> bool:
@@ -173,7 +177,8 @@ def _find(config: Config, dims: Dims, name: str) -> tuple[Rule, dict[str, int]]:
     rule = _RULES[config["model_type"]].get(_NUMBERS.sub(template, name))
     if rule is None:
         raise WeightsError(f"parameter {name!r} has no rule in the {config['model_type']} layout; add it to FAMILIES")
-    fits = {"all": True, "moe": keys["n"] in dims.moe_layers, "dense": keys["n"] not in dims.moe_layers}[rule.only]
+    sparse = keys["n"] in dims.moe_layers
+    fits = {"all": True, "moe": sparse, "dense": not sparse, "scalar": dims.scalar}[rule.only]
     if keys["n"] >= dims.layers or keys["e"] >= dims.size.get("X", 1) or not fits:
         raise WeightsError(
             f"parameter {name!r} is not in this model: {dims.layers} layers, {dims.size.get('X', 0)} experts, "
@@ -297,10 +302,12 @@ def _every(config: Config) -> list[tuple[Rule, Dims, dict[str, int]]]:
     dims = _dims(config)
     bound = []
     for rule in FAMILIES[config["model_type"]]:
-        if rule.megatron == "output_layer.weight" and dims.tied:
+        if rule.megatron == "output_layer.weight" and (dims.tied or dims.scalar):
+            continue
+        if rule.only == "scalar" and not dims.scalar:
             continue
         layers = range(dims.layers) if "{n}" in rule.megatron else range(1)
-        if rule.only != "all":
+        if rule.only in ("dense", "moe"):
             layers = [n for n in layers if (n in dims.moe_layers) == (rule.only == "moe")]
         experts = range(dims.size["X"]) if "{e}" in rule.megatron and layers else range(1)
         bound += [(rule, dims, {"n": n, "e": e}) for n in layers for e in experts]
