@@ -102,6 +102,12 @@ class Queue:
             return await asyncio.shield(task)
         self._promised.add(id)
         await self._journal.accept(id, digest, kind, body)
+        if id not in self._open:  # it ended while the promise was written down
+            self._promised.discard(id)
+            held = await self._journal.find(id)
+            if held is not None and held.status is None and id not in self._open:  # the sandbox had failed: the promise stands
+                self._promised.add(id)
+                self._open[id] = digest, asyncio.create_task(self._run(kind, body, id, digest))
         return _pending(id)
 
     async def result(self, id: str) -> Answer:

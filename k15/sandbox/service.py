@@ -14,6 +14,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from k15.sandbox.wire import job_from, judge_json, outcome_json, submission_from
 log = get_logger("sandbox")
 MIN_TOKEN_CHARS = 16
 PURGE_EVERY_S = 60.0
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -161,8 +163,8 @@ class Service:
         kind = request.path.strip("/")
         body = await _object(request)
         id_ = body.pop("id", None)
-        if id_ is not None and not (isinstance(id_, str) and 1 <= len(id_) <= 200):
-            raise ConfigError("`id` must be a text of 1 to 200 characters.")
+        if id_ is not None and not (isinstance(id_, str) and _ID.fullmatch(id_)):
+            raise ConfigError("`id` must be 1 to 200 letters, digits and . _ : - characters.")
         self._parsed(kind, body)
         return _response(await self._queue.submit(kind, body, id_, request.query.get("wait", "1") != "0"))
 

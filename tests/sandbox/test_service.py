@@ -1,5 +1,6 @@
 """The service as users run it: a process, HTTP, a token, a bounded queue, and a journal that survives kill -9."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,8 +47,6 @@ def test_both_clients_judge_and_run(service: Served):
 
 
 async def test_the_asyncio_client_waits_its_turn_when_the_queue_is_full(service: Served):
-    import asyncio
-
     async with AsyncSandboxClient(service.access) as client:
         results = await asyncio.gather(*(client.judge(echo(str(i), str(i - i % 3))) for i in range(30)))
     assert [r.verdict == "AC" for r in results] == [i % 3 == 0 for i in range(30)]
@@ -72,6 +71,7 @@ def test_who_may_ask(service: Served):
         ("run", b'{"command": ["true"], "files": {"../x": ""}}', 400, ".."),
         ("judge", b'{"x": "' + b"y" * (2 << 20) + b'"}', 413, ""),
         ("judge?wait=0", b'{"language": "python", "source": "", "harness": ""}', 400, "needs an id"),
+        ("judge", b'{"id": "a/b", "language": "python", "source": "", "harness": ""}', 400, "`id` must be"),
         ("nothing", b"{}", 404, ""),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_kill_under_load_loses_no_verdict(tmp_path):
             assert answer.status_code == 202
         with ThreadPoolExecutor(8) as pool:
             clients = [pool.submit(_patient, service.access, i) for i in range(24)]
-            while len(told) < 30 and kills < 2:
+            while kills < 2:
                 told |= _answers(url, wanted.keys() - told.keys())
                 if len(told) >= (4, 16)[kills]:
                     service.kill()
@@ -142,8 +142,13 @@ def test_a_kill_under_load_loses_no_verdict(tmp_path):
 
 
 def _numbered(id: str) -> dict:
-    number = int(id[1:])
-    return body(f"{number}", id, tests=[{"stdin": f"{number}", "expected": f"{number if number % 3 else -1}"}])
+    number = int(id[1:])  # slow enough that work is left at each kill
+    return body(
+        f"{number}",
+        id,
+        source=SLEEPER.replace("0.7", "0.3"),
+        tests=[{"stdin": f"{number}", "expected": f"{number if number % 3 else -1}"}],
+    )
 
 
 def _answers(url: str, ids: set[str]) -> dict[str, str]:
@@ -210,3 +215,41 @@ def test_a_wrong_job_is_not_tried_again(service: Served):
     with SandboxClient(service.access) as client, pytest.raises((DataError, ConfigError)):
         client.run(Job(("true",), image="nowhere", limits=Limits()))
     assert time.monotonic() - start < 5
+
+
+async def test_a_promise_survives_a_sandbox_that_fails(tmp_path):
+    """202 was told: the request is done once the sandbox works again, in this process or the next, and never scored meanwhile."""
+    from k15.sandbox.journal import Journal
+    from k15.sandbox.metrics import Metrics
+    from k15.sandbox.queue import Queue
+
+    works = threading.Event()
+
+    def execute(_kind: str, body: dict) -> dict:
+        if not works.is_set():
+            raise SandboxError("no cgroup to be had")
+        return {"verdict": body["v"]}
+
+    journal = Journal(tmp_path / "journal.sqlite")
+    queue = Queue(execute, journal, 2, 10, Metrics())
+    assert (await queue.submit("judge", {"v": "AC"}, "a", wait=False)).status == 202
+    while (answer := await queue.result("a")).status == 202:
+        await asyncio.sleep(0.01)
+    assert answer.status == 503 and (await queue.submit("judge", {"v": "AC"}, "b", wait=True)).status == 503
+    works.set()
+    assert (await queue.submit("judge", {"v": "AC"}, "a", wait=False)).status == 202
+    assert (await queue.submit("judge", {"v": "AC"}, "a", wait=True)).body == {"verdict": "AC"}
+    with pytest.raises(ConfigError, match="another request"):
+        await queue.submit("judge", {"v": "WA"}, "a", wait=True)
+    await journal.accept("c", "digest", "judge", {"v": "WA"})  # and then the process dies
+    await queue.close(1.0)
+    journal.close()
+    again = Journal(tmp_path / "journal.sqlite", keep_s=0.0)
+    queue = Queue(execute, again, 2, 10, Metrics())
+    assert await queue.recover() == 1
+    while (answer := await queue.result("c")).status == 202:
+        await asyncio.sleep(0.01)
+    assert answer.body == {"verdict": "WA"} and (await queue.result("a")).body == {"verdict": "AC"}
+    assert await again.purge() == 2 and (await queue.result("a")).status == 404
+    await queue.close(1.0)
+    again.close()
