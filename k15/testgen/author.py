@@ -40,16 +40,18 @@ class EngineAuthor:
 
     def write(self, problem: Problem, attempt: int) -> tuple[str | None, str]:
         """(generator, "") or (None, why not). The seed is derived from the problem and the attempt. Raises EngineError."""
+        tokens = self._encoder.encode_prompt(prompt(problem))
+        if len(tokens) + self._settings.max_tokens > self._settings.context_tokens:
+            room = f"max_tokens={self._settings.max_tokens} in context_tokens={self._settings.context_tokens}"
+            return None, f"the statement is too long for the model: {len(tokens)} tokens beside {room}"
         seed = int.from_bytes(hashlib.sha256(f"{self._settings.seed}/{problem.id}/{attempt}".encode()).digest()[:4]) >> 1
-        return generator_in(asyncio.run(self._ask(prompt(problem), seed)))
+        return generator_in(asyncio.run(self._ask(tokens, seed)))
 
-    async def _ask(self, text: str, seed: int) -> str:
+    async def _ask(self, tokens: Sequence[int], seed: int) -> str:
         s = self._settings
         async with engine_session() as session:
             client = EngineClient(self._urls[seed % len(self._urls)], self._token, session, self._timeout_s)
-            done = await client.generate(
-                self._encoder.encode_prompt(text), max_tokens=s.max_tokens, seed=seed, temperature=s.temperature, top_p=s.top_p
-            )
+            done = await client.generate(tokens, max_tokens=s.max_tokens, seed=seed, temperature=s.temperature, top_p=s.top_p)
         return self._encoder.decode(done.tokens)
 
 

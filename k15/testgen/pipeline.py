@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
-from k15.errors import SandboxError
+from k15.errors import EngineError, K15Error, SandboxError
 from k15.log import get_logger
 from k15.sandbox.checker import Checker
 from k15.sandbox.client import Case, SandboxClient, Submission
@@ -44,10 +44,11 @@ class Pipeline:
     def results(self, problems: Sequence[Problem], told: Callable[[ProblemResult], None] | None = None) -> list[ProblemResult]:
         """One result a problem, in order; `told` hears each as it comes.
 
-        Raises SandboxError after all others were finished where the sandbox failed for a problem; the next run does that again.
+        Where the sandbox or the engine failed for a problem, the others are finished first; then the first such error is raised
+        (SandboxError, EngineError), and the next run does those problems again.
         """
         found: dict[str, ProblemResult] = {}
-        failures: list[str] = []
+        failures: list[K15Error] = []
         with ThreadPoolExecutor(self._settings.workers) as pool:
             try:
                 for problem, result in self._finished(pool, problems, failures):
@@ -58,18 +59,19 @@ class Pipeline:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         if failures:
-            raise SandboxError(f"{len(failures)} problems are not done, run the same command again. The first: {failures[0]}")
+            said = f"{len(failures)} problems are not done, run the same command again. The first: {failures[0]}"
+            raise (EngineError if isinstance(failures[0], EngineError) else SandboxError)(said) from failures[0]
         return [found[p.id] for p in problems]
 
     def _finished(
-        self, pool: ThreadPoolExecutor, problems: Sequence[Problem], failures: list[str]
+        self, pool: ThreadPoolExecutor, problems: Sequence[Problem], failures: list[K15Error]
     ) -> Iterator[tuple[Problem, ProblemResult]]:
         open_ = {pool.submit(self.result, p): p for p in problems}
         for future in as_completed(open_):
             error = future.exception()
-            if isinstance(error, SandboxError):
+            if isinstance(error, SandboxError | EngineError):
                 log.warning("%s: %s", open_[future].id, error)
-                failures.append(f"{open_[future].id}: {error}")
+                failures.append(error)
             else:
                 yield open_[future], future.result()
 

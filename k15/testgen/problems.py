@@ -117,6 +117,9 @@ def _listed(rows: object, where: str) -> tuple[Source, ...]:
         isinstance(r, dict) and isinstance(r.get("language"), str) and isinstance(r.get("source"), str) for r in rows
     ):
         raise DataError(f"{where} must be a list of {{language, source}}.")
+    unknown = [r["language"] for r in rows if r["language"] not in LANGUAGE_OF.values()]
+    if unknown:
+        raise DataError(f"{where}: the language {unknown[0]!r} is not known. Allowed: {', '.join(LANGUAGE_OF.values())}.")
     return tuple(Source(str(r.get("name", i)), r["language"], r["source"]) for i, r in enumerate(rows))
 
 

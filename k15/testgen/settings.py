@@ -8,9 +8,17 @@ from k15.errors import ConfigError
 
 _POSITIVE = (
     "cases", "submissions", "agree", "passing", "min_valid", "workers", "attempts", "max_tokens", "max_input_kb", "max_output_kb",
-    "request_kb", "time_s", "memory_mb", "case_time_s", "case_memory_mb", "temperature",
+    "request_kb", "time_s", "memory_mb", "case_time_s", "case_memory_mb", "temperature", "context_tokens",
 )  # fmt: skip
-_ELSEWHERE = ("workers", "request_kb", "attempts", "temperature", "top_p", "max_tokens")  # nothing that a verdict depends on
+_ELSEWHERE = (
+    "workers",
+    "request_kb",
+    "attempts",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "context_tokens",
+)  # nothing that a verdict depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class TestgenSettings:
     workers                       problems at once
     attempts                      generators that the model may write for one problem, until one is good
     temperature, top_p, max_tokens  of the model that writes generators
+    context_tokens                the model's context; a statement that does not fit gets no generator
     """
 
     __test__ = False  # no test class, whatever its name
@@ -56,6 +65,7 @@ class TestgenSettings:
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int = 2048
+    context_tokens: int = 32768
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

@@ -91,5 +91,7 @@ def test_a_generator_comes_over_http_with_a_seed_of_its_own_for_each_attempt(enc
     cut = EngineAuthor([engine.url], "secret", encoder, TestgenSettings(max_tokens=40), "tiny")
     assert cut.write(PROBLEM, 0)[1] == "the model's answer has no fenced block"
     assert cut.identity != author.identity
+    short = EngineAuthor([engine.url], "secret", encoder, TestgenSettings(context_tokens=3000), "tiny")
+    assert "too long for the model" in short.write(PROBLEM, 0)[1] and len(engine.asked) == 4
     with pytest.raises(EngineError):
         EngineAuthor([engine.url], "wrong", encoder, settings, "tiny").write(PROBLEM, 0)

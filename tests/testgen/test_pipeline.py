@@ -14,9 +14,10 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from k15.data.store import load_prompts
-from k15.errors import DataError
+from k15.errors import DataError, SandboxError
 from k15.reward import code
 from k15.runs.testgen import main
+from k15.sandbox.client import Access, SandboxClient
 from k15.testgen.funnel import funnel
 from k15.testgen.journal import Journal
 from k15.testgen.pipeline import Pipeline
@@ -123,7 +124,7 @@ def test_every_stage_drops_what_it_must(client, tmp_path):
         "pair_positions": "special_judge", "seating": "special_judge", "fair_split": "generator", "rising": "generator",
         "few": "submissions", "one_wrong": "kept", "no_generator": "generator",
     }, found  # fmt: skip
-    assert "any of them" in found["pair_positions"].reason and "disagree" in found["seating"].reason
+    assert "print any" in found["pair_positions"].reason and "disagree" in found["seating"].reason
     assert found["rising"].counts["broken"] == 8 and found["fair_split"].counts["duplicate"] > 0
     assert found["one_wrong"].failed == ("wrong_zero.py",) and len(found["one_wrong"].passed) == 5
     assert [row["left"] for row in funnel(list(found.values()))] == [6, 4, 1, 1]
@@ -141,6 +142,18 @@ def test_nine_of_ten_must_pass_all_valid_cases(client, tmp_path):
     (result,) = Pipeline(client, journal, TestgenSettings(**SMALL)).results([problem])
     journal.close()
     assert result.stage == "agreement" and result.failed == ("0.py", "1.py") and result.counts["valid"] == 12, result
+
+
+def test_a_sandbox_that_is_gone_is_no_verdict(client, tmp_path):
+    bed = {p.id: python(p) for p in load_problems(BED)}
+    problems, told = [bed["josephus"], bed["cooking_order"]], []
+    journal, settings = Journal(tmp_path / "journal.sqlite"), TestgenSettings(**SMALL)
+    with SandboxClient(Access("http://127.0.0.1:9", "nobody-is-there-now", patience_s=0.5)) as nobody:
+        with pytest.raises(SandboxError, match="1 problems are not done, run the same command again"):
+            Pipeline(nobody, journal, settings).results(problems, told.append)
+    assert [r.id for r in told] == ["cooking_order"] and len(journal) == 1
+    assert [r.stage for r in Pipeline(client, journal, settings).results(problems)] == ["kept", "special_judge"]
+    journal.close()
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):
