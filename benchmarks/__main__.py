@@ -6,6 +6,7 @@ from importlib import import_module
 CPU = {
     "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
     "reward": "verdicts/s of the mathematics reward, after a gate of right and wrong answers",
+    "reward_models": "accuracy of the Classic against the Chain-of-thought reward model, trained and spot-checked here",
     "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
     "testgen": "generated tests of 20 contest problems: funnel, and how many wrong submissions they reject",
 }

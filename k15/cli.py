@@ -16,6 +16,7 @@ PLAIN = {
     "report": "k15.eval.report",
     "sandbox": "k15.sandbox.cli",
     "testgen": "k15.runs.testgen",
+    "reward_model": "k15.runs.reward_model",
 }
 SLURM = ("launch", "status", "doctor")  # these ask Slurm
 MULTIRUN = {"-m", "--multirun"}
@@ -28,6 +29,7 @@ USAGE = """usage: k15 COMMAND [words]
   report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
   sandbox  the code sandbox: service, images      k15 sandbox {serve,build,probe}
   testgen  test cases for code problems             k15 testgen PROBLEMS --out FOLDER
+  reward_model  train and spot-check a reward model  k15 reward_model kind=classic|cot
   doctor   what was found on this machine           k15 doctor
 """
 

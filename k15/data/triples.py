@@ -33,7 +33,7 @@ WORKED_SHARE = 0.25  # of responses show their work, which says nothing about th
 def make_triples(n: int, seed: int, split: str = "train", families: Sequence[str] | None = None) -> list[Triple]:
     """`n` labelled triples with judgements, half of them right on average; deterministic in `seed`."""
     rng = random.Random(f"k15 triples {split} {seed}")
-    problems = make_problems(max(1, n // 4), seed, split, families)
+    problems = make_problems(min(n, max(600, n // 4)), seed, split, families)
     return [_triple(rng.choice(problems), rng) for _ in range(n)]
 
 

@@ -45,17 +45,21 @@ class Calibration:
     def probability(self, logit: float) -> float:
         return float(_sigmoid(np.array([self.slope * logit + self.intercept]))[0])
 
-    def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
-    @classmethod
-    def load(cls, folder: Path) -> "Calibration":
-        """Raises DataError where the folder has no calibration or a broken one."""
-        try:
-            values = json.loads((folder / FILE).read_text())
-            return cls(float(values["slope"]), float(values["intercept"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder / FILE} is no calibration ({error!r}); export the reward model again.") from None
+def save_calibration(folder: Path, calibration: Calibration, template: str) -> None:
+    """Write FILE into an export's folder: what turns a triple into text, and a logit into a probability."""
+    (folder / FILE).write_text(json.dumps(asdict(calibration) | {"template": template}, indent=2) + "\n")
+
+
+def load_calibration(folder: Path) -> tuple[Calibration, str]:
+    """(calibration, template) of an export's folder. Raises DataError where it has none or a broken one."""
+    try:
+        values = json.loads((folder / FILE).read_text())
+        found = Calibration(float(values["slope"]), float(values["intercept"])), str(values["template"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / FILE} is no calibration ({error!r}); export the reward model again.") from None
+    input_text(Triple("", "", ""), found[1])
+    return found
 
 
 def fit_calibration(logits: Sequence[float], labels: Sequence[bool], method: str = "platt") -> Calibration:

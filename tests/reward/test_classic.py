@@ -11,11 +11,12 @@ from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
 from k15.data.triples import FORMS, JUDGE_ALPHABET, make_triples, read_triples, write_triples
 from k15.errors import ConfigError, DataError
 from k15.reward.classic import (
-    Calibration,
     expected_calibration_error,
     fit_calibration,
     input_text,
+    load_calibration,
     reliability,
+    save_calibration,
 )
 from k15.reward.judge import judge_prompt, parse_verdict
 from k15.types import Triple
@@ -46,11 +47,11 @@ def test_calibration_of_separated_labels_is_finite_and_of_one_kind_refused(tmp_p
         fit_calibration([0.0, 1.0], [True, True])
     with pytest.raises(ConfigError, match="Allowed: none, platt, temperature"):
         fit_calibration([0.0, 1.0], [True, False], "isotonic")
-    found.save(tmp_path)
-    assert Calibration.load(tmp_path) == found
+    save_calibration(tmp_path, found, "compact")
+    assert load_calibration(tmp_path) == (found, "compact")
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(DataError, match="calibration.json"):
-        Calibration.load(tmp_path)
+        load_calibration(tmp_path)
 
 
 def test_expected_calibration_error_by_hand() -> None:

@@ -1,0 +1,60 @@
+"""`k15 reward_model` end to end, with real ranks and a real server: what it writes can be loaded and judged again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from k15.data.tokenizer import load_tokenizer
+from k15.eval.spot_check import read_checks
+from k15.reward.classic import input_text, load_calibration
+
+SMALL = ["fit.batch_size=16", "data.train_size=200", "data.eval_size=40", "data.calibration_size=60", "model.tiny.num_layers=2",
+         "model.tiny.hidden_size=64", "model.tiny.intermediate_size=96"]  # fmt: skip
+
+
+def k15(*words: str, cwd: Path) -> None:
+    done = subprocess.run([sys.executable, "-P", "-m", "k15", "reward_model", *words], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.megatron
+def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_export(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    run = tmp_path / "run"
+    k15("kind=classic", f"run_dir={run}", "fit.steps=12", *SMALL, "parallel.ranks_per_node=2", "parallel.tensor=2",
+        "parallel.sequence_parallel=true", cwd=tmp_path)  # fmt: skip
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 12 and all(0 < x < 5 for x in losses)
+    calibration, template = load_calibration(run / "export")
+    assert (calibration.slope, template) != (1.0, "plain") and not (run / "segments").exists()
+    model, info = AutoModelForSequenceClassification.from_pretrained(run / "export", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and model.score.weight.shape == (1, 64)
+    tokenizer, checks = load_tokenizer(run / "export"), read_checks(run / "checks.jsonl")
+    assert len(checks) == 40
+    for check in checks[::8]:
+        tokens = torch.tensor([tokenizer.encode_prompt(input_text(check.triple, template))])
+        with torch.no_grad():
+            theirs = calibration.probability(float(model(tokens).logits))
+        assert check.probability == pytest.approx(theirs, abs=1e-5) and check.verdict == (theirs > 0.5)
+    assert "Classic" in (run / "spot_check.md").read_text()
+
+
+@pytest.mark.megatron
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_judge_that_has_learned_nothing_accepts_nothing(tmp_path):
+    """Through a real vLLM server: babble is no verdict, retries are spent, and what has no verdict is refused."""
+    run = tmp_path / "run"
+    k15("kind=cot", f"run_dir={run}", "fit.steps=2", *SMALL, "judge.votes=2", "judge.retries=1", "judge.temperature=1.0",
+        "judge.max_tokens=12", cwd=tmp_path)  # fmt: skip
+    checks = read_checks(run / "checks.jsonl")
+    assert len(checks) == 40 and not any(c.verdict for c in checks)
+    assert all(c.note.startswith("0 for, 0 against, 2 failed") for c in checks)
+    found = json.loads((run / "spot_check.json").read_text())["methods"]["cot"]
+    assert found["confusion"]["refused_wrong"] == sum(not c.triple.correct for c in checks)
