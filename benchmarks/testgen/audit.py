@@ -41,6 +41,26 @@ def audit(client: SandboxClient, journal: Journal, problem: Problem, result: Pro
     return Audit(problem.id, len(problem.submissions), tuple(refused), len(verdicts), survivors, killed)
 
 
+@dataclass(frozen=True, slots=True)
+class MutantAudit:
+    """`rejected`: by the generated tests; `missed`: by those of the other seed only; `alike`: by neither, most likely since
+    the change changes nothing."""
+
+    id: str
+    rejected: int
+    missed: tuple[str, ...]
+    alike: int
+
+
+def audit_mutants(
+    client: SandboxClient, journal: Journal, problem: Problem, answers: tuple[str, str], sources: Sequence[Source]
+) -> MutantAudit:
+    """`answers`: the prompt's answer by the generated tests and by those of another seed."""
+    left = [s for s in sources if _verdict(client, journal, answers[0], s)[0] == "AC"]
+    missed = tuple(s.name for s in left if _verdict(client, journal, answers[1], s)[0] != "AC")
+    return MutantAudit(problem.id, len(sources) - len(left), missed, len(left) - len(missed))
+
+
 def kill_rates(audits: Sequence[Audit], tests: Sequence[int] = (1, 2, 5, 10, 20, 50)) -> dict[int, float]:
     """Share of all wrong submissions that the first so many tests of each problem reject."""
     wrong = sum(a.wrong for a in audits)
