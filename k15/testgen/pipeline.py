@@ -36,7 +36,7 @@ class Author(Protocol):
 
 
 class Pipeline:
-    """`author`: None where every problem brings its generator. `results` is called from one thread."""
+    """`author`: None where every problem brings its generator."""
 
     def __init__(self, client: SandboxClient, journal: Journal, settings: TestgenSettings, author: Author | None = None) -> None:
         self._client, self._journal, self._settings, self._author = client, journal, settings, author

@@ -144,6 +144,31 @@ def test_nine_of_ten_must_pass_all_valid_cases(client, tmp_path):
     assert result.stage == "agreement" and result.failed == ("0.py", "1.py") and result.counts["valid"] == 12, result
 
 
+class Shelf:
+    """An author that has written already: one answer an attempt."""
+
+    identity = "shelf"
+
+    def __init__(self, *answers: tuple[str | None, str]) -> None:
+        self.answers, self.asked = answers, []
+
+    def write(self, problem: Problem, attempt: int) -> tuple[str | None, str]:
+        self.asked.append(attempt)
+        return self.answers[attempt]
+
+
+def test_a_model_may_try_again_until_a_generator_is_good(client, tmp_path):
+    (bed,) = (python(p) for p in load_problems(BED) if p.id == "josephus")
+    problem, poor = replace(bed, generator=None), "def generate(case, cases, io):\n    io.input_writeln(3, 2)\n"
+    author = Shelf((None, "no code"), (poor, ""), (bed.generator, ""), (poor, ""))
+    journal, settings = Journal(tmp_path / "journal.sqlite"), TestgenSettings(**SMALL, attempts=4)
+    (result,) = Pipeline(client, journal, settings, author).results([problem])
+    assert result.kept and result.generator == bed.generator and author.asked == [0, 1, 2]
+    (given_up,) = Pipeline(client, journal, replace(settings, attempts=2), author).results([problem])
+    assert given_up.stage == "generator" and given_up.counts["duplicate"] == 11 and author.asked == [0, 1, 2, 0, 1]
+    journal.close()
+
+
 def test_a_sandbox_that_is_gone_is_no_verdict(client, tmp_path):
     bed = {p.id: python(p) for p in load_problems(BED)}
     problems, told = [bed["josephus"], bed["cooking_order"]], []
