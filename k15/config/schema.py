@@ -138,6 +138,27 @@ class DomainsConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """The Chain-of-thought judge of the domain `math` (report 2.3.5), where `url` is given.
+
+    `url`: an OpenAI-compatible endpoint (https://host/v1), or `engines`: the policy on the run's own engines.
+    """
+
+    url: str | None = None
+    model: str = ""  # its name at the endpoint
+    key_env: str | None = None  # environment variable that holds the API key
+    rejected: bool = False  # ask where the rule refused an answer: it may be another written form
+    audit: bool = False  # audit with the judge, in place of math-verify
+    votes: int = 1  # correct needs more than half of them
+    retries: int = 2  # of a vote that did not end in a verdict
+    template: str = "plain"
+    temperature: float = 0.6
+    max_tokens: int = 2048
+    timeout_s: float = 300.0
+    concurrency: int = 32
+
+
+@dataclass
 class RewardConfig:
     correct: float = 1.0
     domains: DomainsConfig = field(default_factory=DomainsConfig)
@@ -147,6 +168,7 @@ class RewardConfig:
     custom: str | None = None  # "package.module:function"
     custom_weight: float = 1.0
     audit_fraction: float = 0.05  # of accepted answers, judged again by a second method; a metric, no reward. 0: none
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     timeout_s: float = 5.0  # of one check or custom reward; processor time for algebra, by the clock for custom
     memory_gb: float = 4.0  # that a worker process may allocate for a custom reward
     workers: int = 1

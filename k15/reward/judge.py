@@ -28,6 +28,7 @@ Ask = Callable[[str, int], Awaitable[str | None]]
 """(prompt, seed) -> the judge's text; None where it was cut off. Raises EngineUnavailable where another try may succeed."""
 
 TAIL_CHARS = 20_000  # of a response: its final answer stands at the end
+FIRST_WAIT_S = 0.5  # before a judge that was unavailable is asked again; each further wait is twice as long
 TEMPLATES = {
     "plain": (
         "You grade an answer to a problem. Decide whether the final answer of the response means the same as the reference "
@@ -86,6 +87,15 @@ class Judgement:
         return True if 2 * self.yes > total else False if 2 * self.no > total else None
 
 
+def check_judge(votes: int, retries: int, concurrency: int, template: str) -> None:
+    """Raises ConfigError for numbers or a template that cannot be."""
+    for name, value, least in (("votes", votes, 1), ("retries", retries, 0), ("concurrency", concurrency, 1)):
+        if value < least:
+            raise ConfigError(f"reward.judge.{name} is {value}; it must be at least {least}.")
+    if template not in TEMPLATES:
+        raise unknown_name("reward.judge.template", template, TEMPLATES)
+
+
 class CotJudge:
     """Asks `votes` times for each triple, all at once but for `concurrency`. Seeds follow from `seed` and the prompt.
 
@@ -102,11 +112,7 @@ class CotJudge:
         template: str = "plain",
         concurrency: int = 32,
     ) -> None:
-        for name, value, least in (("votes", votes, 1), ("retries", retries, 0), ("concurrency", concurrency, 1)):
-            if value < least:
-                raise ConfigError(f"reward.judge.{name} is {value}; it must be at least {least}.")
-        if template not in TEMPLATES:
-            raise unknown_name("reward.judge.template", template, TEMPLATES)
+        check_judge(votes, retries, concurrency, template)
         self._ask, self._votes, self._retries, self._seed = ask, votes, retries, seed
         self._template, self._concurrency = template, concurrency
 
@@ -211,11 +217,11 @@ def endpoint_ask(
     return ask
 
 
-async def _patiently(call: Callable[[], Awaitable], tries: int, first_wait_s: float = 0.5):
+async def _patiently(call: Callable[[], Awaitable], tries: int):
     """`call()`, again after growing waits while the judge is unavailable; the last EngineUnavailable is raised."""
     for attempt in range(tries - 1):
         try:
             return await call()
         except EngineUnavailable:
-            await asyncio.sleep(first_wait_s * 2**attempt)
+            await asyncio.sleep(FIRST_WAIT_S * 2**attempt)
     return await call()

@@ -18,6 +18,7 @@ from k15.reward.answer import check_template
 from k15.reward.audit import Audit, SecondMethod, by_math_verify
 from k15.reward.length import length_reward, length_weight
 from k15.reward.math import FAILED, MathVerdict, verdicts
+from k15.reward.opinion import LoopJudge, OpenAsk
 from k15.reward.pool import Outcome, WorkerPool
 from k15.reward.repetition import repetition_reward
 from k15.types import Group, Prompt, Score
@@ -52,11 +53,14 @@ class Rewards:
     """Scores groups as `cfg` says. Owns worker processes: `close()` it, or use it in a `with`.
 
     `failures` counts checks and custom rewards that crashed, failed or timed out; each of them scored 0. `seed` is the
-    run's; `second` judges the audited answers (None: math-verify as it comes, for the domain `math` only).
+    run's; `second` judges the audited answers (None: math-verify as it comes, or `reward.judge`, for `math` only).
+    `open_ask`: how the judge of `reward.judge` is asked where its url is `engines`.
     Raises ConfigError at once where the template, a weight or the custom function is wrong.
     """
 
-    def __init__(self, cfg: RewardConfig, seed: int = 0, second: SecondMethod | None = None) -> None:
+    def __init__(
+        self, cfg: RewardConfig, seed: int = 0, second: SecondMethod | None = None, open_ask: OpenAsk | None = None
+    ) -> None:
         self._cfg = cfg
         self._template = check_template(cfg.template)
         self.failures: Counter[str] = Counter()
@@ -65,11 +69,13 @@ class Rewards:
         for name, value in (("repetition_penalty", cfg.repetition_penalty), ("length.weight", cfg.length.weight), *own):
             if value < 0:
                 raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
+        self._judge = LoopJudge(cfg.judge, seed, open_ask) if cfg.judge.url is not None else None
         self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
         self._audited = frozenset({"math"}) if second is None else frozenset(DOMAINS)
-        self._audit = Audit(
-            cfg.audit_fraction, seed, second if second is not None else by_math_verify(self._pool, self._template)
-        )
+        if second is None:
+            own = self._judge is not None and cfg.judge.audit
+            second = self._judge.second if own else by_math_verify(self._pool, self._template)
+        self._audit = Audit(cfg.audit_fraction, seed, second)
         self._counted: Counter[str] = Counter()
         if cfg.custom is not None:
             self._check_custom(cfg.custom)
@@ -77,12 +83,14 @@ class Rewards:
     def score_group(self, group: Group, texts: Sequence[str], iteration: int, audit: bool = True) -> list[Score]:
         """Scores of a group's rollouts, in order. `texts`: their decoded responses; `iteration` counts from 0.
 
-        `audit` False (for evaluation): no accepted answer is judged again.
+        `audit` False (for evaluation): no answer is judged again, by the audit or by `reward.judge`.
         """
         assert len(texts) == len(group.rollouts), f"{len(texts)} texts for {len(group.rollouts)} rollouts"
         prompt = group.prompt
         check_domains([prompt])
         found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool)
+        if audit and prompt.domain == "math" and self._judge is not None and self._cfg.judge.rejected:
+            found = self._judge.reconsider(prompt, texts, found)
         if audit and prompt.domain in self._audited:
             self._audit.look(prompt, [text for text, v in zip(texts, found, strict=True) if v.correct])
         right, length = self._weights(prompt.domain)
@@ -125,9 +133,14 @@ class Rewards:
         return outcomes
 
     def take_metrics(self) -> dict[str, float]:
-        """What the audit found and how many checks failed since the last call (names: docs/metrics.md)."""
+        """What audit and judge found and how many checks failed since the last call (names: docs/metrics.md)."""
         new, self._counted = self.failures - self._counted, Counter(self.failures)
-        return {**self._audit.take_metrics(), **{f"reward_failures_{kind}": float(n) for kind, n in sorted(new.items())}}
+        judged = self._judge.take_metrics() if self._judge is not None else {}
+        return {
+            **self._audit.take_metrics(),
+            **judged,
+            **{f"reward_failures_{kind}": float(n) for kind, n in sorted(new.items())},
+        }
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint needs so that the resumed run audits as this one would: plain JSON."""

@@ -22,6 +22,7 @@ from k15.errors import K15Error
 from k15.log import MetricsWriter, RolloutLog, get_logger
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
+from k15.reward.opinion import engines_opener
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
 from k15.rollout.client import engine_session
@@ -66,7 +67,11 @@ async def main(run_dir: Path) -> int:
             )  # fmt: skip
             await fleet.start()
             await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, rendezvous.token)
-            with Rewards(cfg.reward, cfg.seed) as rewards:
+            ask = engines_opener(
+                cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all], rendezvous.token,
+                tokenizer.encode_prompt, tokenizer.decode,
+            )  # fmt: skip
+            with Rewards(cfg.reward, cfg.seed, open_ask=ask) as rewards:
                 loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, stop)
                 await run(loop, found)
         except Interrupted:
