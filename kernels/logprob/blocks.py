@@ -17,6 +17,7 @@ from .product import product_into
 from .tuning import Tuning
 
 TOP, SUM, PICKED, WEIGHTED = range(4)
+COLUMNS = 4096  # of a block of logits that PyTorch's path works on at a time
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,16 @@ def row_stats(head: Head, logits: Tensor, local: Tensor, out: Tensor) -> None:
 
         kernel.row_stats(logits, local, head.scale, out, head.tuning)
         return
-    x = logits if head.scale == 1.0 else logits * head.scale
-    out[TOP] = x.amax(-1)
-    shifted = x - out[TOP, :, None]
-    e = shifted.exp()
-    out[SUM] = e.sum(-1)
-    out[PICKED] = torch.where(local >= 0, x.gather(1, local.clamp(min=0)[:, None]).squeeze(1), 0.0)
-    if out.shape[0] == 4:
-        out[WEIGHTED] = e.mul_(shifted).sum(-1)
+    out[TOP] = logits.amax(-1) * head.scale
+    out[PICKED] = torch.where(local >= 0, logits.gather(1, local.clamp(min=0)[:, None]).squeeze(1) * head.scale, 0.0)
+    out[SUM] = 0
+    out[WEIGHTED:] = 0
+    for part in logits.split(COLUMNS, dim=1):  # temporaries stay in the caches
+        shifted = (part * head.scale).sub_(out[TOP, :, None])
+        e = shifted.exp()
+        out[SUM] += e.sum(-1)
+        if out.shape[0] == 4:
+            out[WEIGHTED] += e.mul_(shifted).sum(-1)
 
 
 def forward_stats(head: Head, hidden: Tensor, local: Tensor, entropy: bool) -> Tensor:
@@ -150,14 +153,17 @@ def d_logits(
     entropy: Tensor | None = None,
     first_col: int = 0,
 ) -> None:
-    """out [T, N] in head.store = gradient of the unscaled logits [T, N] (overwritten), given that of log-prob and entropy."""
+    """out [T, N] in head.store = gradient of the unscaled logits [T, N] (overwritten), given that of log-prob and entropy.
+
+    `out` may be `logits` where head.store is head.acc.
+    """
     if head.triton:
         from . import kernel
 
         kernel.d_logits(logits, out, local, first_col, log_z, head.scale, grad, grad_entropy, entropy, head.tuning)
         return
     logp = logits.mul_(head.scale).sub_(log_z[:, None])
-    p = logp.exp()
+    p = logp.exp() if grad_entropy is not None else logp.exp_()
     factor = grad[:, None] if grad_entropy is None else grad[:, None] + grad_entropy[:, None] * (logp + entropy[:, None])
     torch.mul(p, factor * -head.scale, out=out)
     here = (local >= first_col) & (local < first_col + logits.shape[1])

@@ -125,10 +125,11 @@ class _Pass:
         self.spare = torch.empty_like(self.d_weight[:cols]) if need[1] and spare_sum else None
         self.begun = weight_grad is not None  # whether d_weight[:cols] holds something to add to
         self.group = rows_within(head.tuning.d_bytes, shard * head.store.itemsize, tokens)
-        self.chunk = rows_within(head.tuning.logits_bytes, shard * head.acc.itemsize, self.group)
+        same = head.store == head.acc  # fp32: a group's gradients take the place of its logits
+        self.chunk = self.group if same else rows_within(head.tuning.logits_bytes, shard * head.acc.itemsize, self.group)
         if any(need):
             self.logits = logits_buffer(head, self.chunk, cols)
-            self.d = empty((self.group, -(-cols // 64) * 64), head.store, hidden.device)[:, :cols]
+            self.d = self.logits if same else empty((self.group, -(-cols // 64) * 64), head.store, hidden.device)[:, :cols]
 
     def run(self) -> tuple[Tensor, Tensor]:
         """(logprob [T], log_ratio [S])."""

@@ -68,7 +68,7 @@ TABLE: dict[str, Tuning] = {
     # 64 KB of shared memory: two stages of 128 x 64 + 64 x 128 in 16 bits. torch there has no fp32-output product.
     "gfx942": replace(_with_tile(_HOPPER, Tile(m=128, n=128, k=64, warps=8, stages=2)), forward="fused"),
     # The interpreter and the PyTorch path: blocks that stay near the caches of a core.
-    "cpu": Tuning(_SMALL, _SMALL, _SMALL, 1024, 4, 1024, 4, "fused", logits_bytes=16 * _MIB, d_bytes=64 * _MIB),
+    "cpu": Tuning(_SMALL, _SMALL, _SMALL, 1024, 4, 1024, 4, "fused", logits_bytes=16 * _MIB, d_bytes=128 * _MIB),
 }
 """Architecture -> Tuning. A CUDA device that is not listed gets "sm_80" (fits every later one), a ROCm one "gfx942"."""
 

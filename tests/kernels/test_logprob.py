@@ -20,7 +20,8 @@ def _case(dtype=torch.float64, tokens=TOKENS, vocab=VOCAB, seed=0):
 @pytest.mark.parametrize("block", [1, 30, 1 << 22])
 @pytest.mark.parametrize("vocab_size", [None, 9])
 def test_values_and_gradients_equal_the_reference(monkeypatch, block, vocab_size):
-    monkeypatch.setattr(chunked, "BLOCK_ELEMENTS", block)  # a block of 1 token, of 2, of all
+    monkeypatch.setattr(chunked, "TILE_TOKENS", 5)  # tiles of one logit, of a few tokens and columns, of all columns
+    monkeypatch.setattr(chunked, "TILE_ELEMENTS", block)
     hidden, weight, target = _case()
     target = torch.where(target >= (vocab_size or VOCAB), 0, target)
     grads = []
