@@ -152,7 +152,7 @@ class JudgeConfig:
     votes: int = 1  # correct needs more than half of them
     retries: int = 2  # of a vote that did not end in a verdict
     template: str = "plain"
-    temperature: float = 0.6
+    sampling_temperature: float = 0.6
     max_tokens: int = 2048
     timeout_s: float = 300.0
     concurrency: int = 32

@@ -89,7 +89,7 @@ def endpoint_opener(cfg: JudgeConfig) -> OpenAsk:
     async def open_ask() -> AsyncIterator[Ask]:
         async with engine_session() as session:
             yield endpoint_ask(
-                session, url, cfg.model, key=key, max_tokens=cfg.max_tokens, temperature=cfg.temperature, timeout_s=cfg.timeout_s
+                session, url, cfg.model, key=key, max_tokens=cfg.max_tokens, temperature=cfg.sampling_temperature, timeout_s=cfg.timeout_s
             )  # fmt: skip
 
     return open_ask
@@ -108,6 +108,6 @@ def engines_opener(
     async def open_ask() -> AsyncIterator[Ask]:
         async with engine_session() as session:
             clients = [EngineClient(url, token, session, cfg.timeout_s) for url in urls()]
-            yield engine_ask(clients, encode, decode, max_tokens=cfg.max_tokens, temperature=cfg.temperature)
+            yield engine_ask(clients, encode, decode, max_tokens=cfg.max_tokens, temperature=cfg.sampling_temperature)
 
     return open_ask
