@@ -10,7 +10,7 @@ import pytest
 
 from k15.config.schema import JudgeConfig, RewardConfig
 from k15.errors import ConfigError, EngineError
-from k15.reward.opinion import NO_QUESTION
+from k15.reward.opinion import NO_QUESTION, engines_opener
 from k15.reward.router import Rewards, check_rewards
 from k15.types import Group, Prompt, Rollout, Segment
 
@@ -25,12 +25,17 @@ class Endpoint(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][0]["content"]
+        engine = "token_ids" in body  # k15's own engines take and give token ids; here a character is a token
+        prompt = "".join(map(chr, body["token_ids"])) if engine else body["messages"][0]["content"]
         self.asked.append(prompt)
         response = re.findall(r"<response>\n(.*)\n</response>", prompt)[0]
         right = response in ("#seven", "#7")
         text = "I cannot say" if "undecided" in response else f'So {{"correct": {json.dumps(right)}}}'
-        answer = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
+        choice: dict = {"message": {"content": text}, "finish_reason": "stop"}
+        if engine:
+            content = [{"token_id": ord(c), "logprob": -0.5} for c in text]
+            choice |= {"token_ids": [ord(c) for c in text], "logprobs": {"content": content}}
+        answer = json.dumps({"choices": [choice]}).encode()
         self.send_response(500 if "outage" in response else 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -99,6 +104,17 @@ def test_an_outage_is_an_error_not_a_reward(endpoint, monkeypatch) -> None:
 def test_a_judge_that_cannot_be_asked_is_refused_at_once(settings: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_rewards(RewardConfig(judge=JudgeConfig(**settings)))
+
+
+def test_the_runs_own_engines_may_judge(endpoint) -> None:
+    url, asked = endpoint
+    cfg = RewardConfig(template="#ANSWER", judge=JudgeConfig(url="engines", rejected=True, retries=0), audit_fraction=0.0)
+    urls = ["http://127.0.0.1:9"]  # the discard port: an engine that has gone
+    ask = engines_opener(cfg.judge, lambda: urls, "t" * 16, lambda s: [ord(c) for c in s], lambda t: "".join(map(chr, t)))
+    with Rewards(cfg, 3, open_ask=ask) as scorer:
+        urls[:] = [url.removesuffix("/v1")]  # it was healed elsewhere
+        scores = scorer.score_group(group(TEXTS), TEXTS, 0)
+        assert [s.correct for s in scores] == [True, True, False, False, True, False] and len(asked) == 3
 
 
 def test_engines_pass_the_check_before_there_are_any() -> None:
