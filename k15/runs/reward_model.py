@@ -187,15 +187,17 @@ def _compare(words: Sequence[str]) -> int:
     """One table of two runs, written into the second one's folder under `compare/`."""
     if len(words) != 2:
         raise ConfigError(f"compare takes two run folders, not {len(words)}: k15 reward_model compare CLASSIC COT")
-    methods = {}
+    methods, facts = {}, {}
     for folder in map(Path, words):
         if not (folder / "checks.jsonl").is_file():
             raise DataError(f"{folder} has no checks.jsonl; it is no finished run of k15 reward_model.")
         kind = OmegaConf.load(folder / "config.yaml").kind
-        methods[kind if kind not in methods else f"{kind} ({folder.name})"] = read_checks(folder / "checks.jsonl")
+        name = kind if kind not in methods else f"{kind} ({folder.name})"
+        methods[name] = read_checks(folder / "checks.jsonl")
+        facts[f"{name} was trained on"] = json.loads((folder / "spot_check.json").read_text())["facts"]["trained on"]
     out = Path(words[1]) / "compare"
     out.mkdir(exist_ok=True)
-    write_spot_check(out, methods, {"runs": ", ".join(Path(w).name for w in words)})
+    write_spot_check(out, methods, facts)
     print((out / "spot_check.md").read_text().split("\n## ")[0])
     return 0
 
