@@ -16,6 +16,7 @@ from k15.errors import ConfigError, EngineError, unknown_name
 from k15.rollout.guard import TOKEN_ENV
 from k15.rollout.scheduler import SCHEDULER
 
+PREFILL_TOKENS = 2048  # a CPU engine computes at most so many prompt tokens a step (or one whole context)
 SERVED_NAME = "policy"
 """The model's name in vLLM's API, whatever its folder is called."""
 
@@ -74,7 +75,9 @@ def engine_command(
     if device == "cpu":
         # The default memory check reads one NUMA node only, and no graph compiler pays off on CPU.
         options["kv-cache-memory-bytes"] = cfg.kv_cache_bytes
-        flags += ["enforce-eager", "disable-log-stats"]
+        # A prompt prefilled in pieces rewinds its request's generator, which CPU generators cannot do: the engine dies.
+        options["max-num-batched-tokens"] = max(PREFILL_TOKENS, max_context)
+        flags += ["no-enable-chunked-prefill", "enforce-eager", "disable-log-stats"]
         if cfg.tensor_parallel == 1:
             # Worker inside the engine's process (with VLLM_ENABLE_V1_MULTIPROCESSING=0, else vLLM turns it back to
             # mp on CPU): measured 4350 against 2500-3300 tokens/s and 25 against 38-50 s to start.

@@ -222,6 +222,13 @@ async def test_abort_keeps_partial_tokens_and_going_on_gives_the_uninterrupted_r
         assert a.rollouts[0].response_logprobs == pytest.approx(b.rollouts[0].response_logprobs, abs=1e-5)
 
 
+async def test_many_long_seeded_prompts_at_once(client):
+    """More prompt tokens than a step computes: vLLM would prefill one in pieces, which kills a CPU engine."""
+    prompts = [tuple(3 + (i * 7 + j * j) % (VOCAB - 3) for j in range(180)) for i in range(60)]
+    done = await asyncio.gather(*(client.generate(p, max_tokens=2, seed=i) for i, p in enumerate(prompts)))
+    assert len(done) == 60 and all(1 <= len(g.tokens) <= 2 for g in done)
+
+
 async def test_health_and_abort_without_requests(client):
     await client.health()
     assert await client.abort_all() == 0
