@@ -89,7 +89,8 @@ def endpoint_opener(cfg: JudgeConfig) -> OpenAsk:
     async def open_ask() -> AsyncIterator[Ask]:
         async with engine_session() as session:
             yield endpoint_ask(
-                session, url, cfg.model, key=key, max_tokens=cfg.max_tokens, temperature=cfg.sampling_temperature, timeout_s=cfg.timeout_s
+                session, url, cfg.model, key=key, max_tokens=cfg.max_tokens, temperature=cfg.sampling_temperature,
+                timeout_s=cfg.timeout_s,
             )  # fmt: skip
 
     return open_ask
