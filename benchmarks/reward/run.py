@@ -22,7 +22,7 @@ import psutil
 from benchmarks.machine import BUSY_CORES, commit, device, foreign_load, neutral_name, today
 from k15.reward.math import verdicts
 from k15.reward.pool import WorkerPool
-from tests.reward.cases import CASES
+from tests.reward.reward_cases import CASES
 
 RESULTS = Path(__file__).parents[1] / "results"
 BATCH = 512

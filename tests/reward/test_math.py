@@ -10,6 +10,7 @@ import math_verify
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reward_cases import CASES, HOSTILE, PIECES
 
 from k15.errors import ConfigError
 from k15.reward.answer import check_template, exact_verdict, extract
@@ -17,7 +18,6 @@ from k15.reward.literal import number
 from k15.reward.math import score, verdicts
 from k15.reward.notation import canonical
 from k15.reward.pool import WorkerPool
-from tests.reward.cases import CASES, HOSTILE, PIECES
 
 
 @pytest.fixture(scope="module")
