@@ -21,7 +21,8 @@ from k15.reward.math import MathVerdict
 from k15.reward.pool import WorkerPool
 from k15.sandbox.client import Access, JudgeResult, SandboxClient, Submission, submission_from
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_OPENS = re.compile(r"[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*")
+_CLOSES = re.compile(r"[ \t]*```[ \t]*")
 TAIL_CHARS = 100_000  # the last block stands at the end; no solution is longer
 DEFAULT_LANGUAGE = "python"
 _DETAIL_CHARS = 200
@@ -52,11 +53,18 @@ def connect(access: Access, connections: int = 16) -> None:
 
 def last_block(response: str) -> Fence | None:
     """The last complete fenced block of the response's tail; None where there is none."""
-    found = _FENCE.findall(response[-TAIL_CHARS:])
-    if not found:
+    language, inside, last = "", None, None
+    for line in response[-TAIL_CHARS:].split("\n"):  # line by line: a pattern over the whole would be quadratic
+        if inside is None:
+            if opened := _OPENS.fullmatch(line):
+                language, inside = opened[1], []
+        elif _CLOSES.fullmatch(line):
+            last, inside = (language, "".join(inside)), None
+        else:
+            inside.append(line + "\n")
+    if last is None:
         return None
-    language, source = found[-1]
-    return Fence(language.lower(), source.encode(errors="replace").decode())  # half a surrogate pair is no source text
+    return Fence(last[0].lower(), last[1].encode(errors="replace").decode())  # half a surrogate pair is no source text
 
 
 def check_answer(answer: str) -> None:

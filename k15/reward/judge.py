@@ -44,7 +44,7 @@ TEMPLATES = {
 """`plain` for real models; `compact` for the tiny one, which knows no words (see `k15.data.triples`)."""
 
 _VERDICT = re.compile(r'\{\s*"correct"\s*:\s*(true|false)\s*\}\s*(?:```\s*)?\Z')
-_TAGS = re.compile(r"</?(?:question|reference|response)>", re.IGNORECASE)
+_TAGS = re.compile(r"<\s*/?\s*(?:question|reference|response)\b[^>]*>", re.IGNORECASE)
 
 
 def judge_prompt(triple: Triple, template: str = "plain") -> str:

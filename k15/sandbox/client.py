@@ -201,5 +201,5 @@ def _reachable() -> Iterator[None]:
     """A lost connection or a time-out as _Again."""
     try:
         yield
-    except (requests.ConnectionError, requests.Timeout, aiohttp.ClientError, TimeoutError) as error:
+    except (requests.RequestException, aiohttp.ClientError, TimeoutError) as error:
         raise _Again(f"The sandbox service cannot be reached: {error}", None) from error

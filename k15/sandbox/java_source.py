@@ -15,22 +15,23 @@ def package(source: str) -> str:
     return found[1] if found else ""
 
 
-def main_class(source: str) -> str:
-    """Full name of the top-level class with a `main`; the first class where there is none (its run then says so)."""
+def main_class(source: str, *, last: bool = False) -> str:
+    """Full name of the first (or last) top-level class with a `main`; where there is none the first class (its run says so)."""
     plain = _NOISE.sub(" ", source)
-    depth, outer, first = 0, None, None
+    depth, outer, first, found = 0, None, None, None
     for token in _TOKEN.finditer(plain):
         if token["open"]:
             depth += 1
         elif token["close"]:
             depth -= 1
         elif token["main"] and outer is not None:
-            first = outer
-            break
+            found = outer
+            if not last:
+                break
         elif token["name"] and depth == 0:
             outer = token["name"]
             first = first if first is not None else outer
-    name = first if first is not None else DEFAULT
+    name = next((n for n in (found, first) if n is not None), DEFAULT)
     return f"{package(source)}.{name}" if package(source) else name
 
 

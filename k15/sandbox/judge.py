@@ -82,7 +82,10 @@ class Judge:
         log = _head(outcome.stderr)
         if outcome.limit is not None:
             log = f"the compiler was stopped by its limit of {outcome.limit}\n{log}"
-        ok = outcome.limit is None and outcome.exit_code == 0 and bool(outcome.kept)
+        size, room = sum(map(len, outcome.kept.values())), Limits().disk_mb << 20
+        if size > 0.9 * room:
+            log = f"the compiled program takes {size} bytes; the disk of a run holds {room}\n{log}"
+        ok = outcome.limit is None and outcome.exit_code == 0 and 0 < size <= 0.9 * room
         return CompileResult(ok, outcome.wall_s, outcome.cpu_s, log), outcome.kept
 
 
@@ -106,18 +109,30 @@ class _Checking:
             if compiled is not None and not compiled.ok:
                 raise DataError(f"The checker program does not compile: {compiled.log}")
             self._program = program, artifacts
+        done = self._checked(test, output)
+        said = _head(done.stdout + done.stderr)
+        if _decided(done):
+            return ("AC" if done.exit_code == 0 else "WA"), said
+        expected = test.expected.encode()
+        if output != expected and _decided(self._checked(test, expected)):
+            return "WA", f"the checker could not read the output: {said}"
+        how = f"limit of {done.limit}" if done.limit else f"status {done.exit_code}, signal {done.signal}"
+        raise DataError(f"The checker program failed ({how}); it must end with status 0, 1 or 2: {said}")
+
+    def _checked(self, test: Case, output: bytes) -> Outcome:
+        assert self._program is not None, "the checker is compiled first"
         program, artifacts = self._program
         job = run_job(program, artifacts, b"", CHECKER_LIMITS)
         files = {**job.files, "input": test.stdin.encode(), "output": output, "answer": test.expected.encode()}
         command = (*job.command, "input", "output", "answer")
         if job.command[:2] == ("sh", "-c"):  # a shell line passes its own words on
             command = ("sh", "-c", f"{job.command[2]} input output answer")
-        done = self._judge.run(Job(command, job.image, b"", files, (), job.env, job.limits))
-        said = _head(done.stdout + done.stderr)
-        if done.limit is None and (done.exit_code == 0 or (done.exit_code in (1, 2) and not _CRASHED.search(done.stderr))):
-            return ("AC" if done.exit_code == 0 else "WA"), said
-        how = f"limit of {done.limit}" if done.limit else f"status {done.exit_code}, signal {done.signal}"
-        raise DataError(f"The checker program failed ({how}); it must end with status 0, 1 or 2: {said}")
+        return self._judge.run(Job(command, job.image, b"", files, (), job.env, job.limits))
+
+
+def _decided(done: Outcome) -> bool:
+    """Did the checker come to a verdict, rather than fail?"""
+    return done.limit is None and (done.exit_code == 0 or (done.exit_code in (1, 2) and not _CRASHED.search(done.stderr)))
 
 
 def _clean(outcome: Outcome, noise: bytes | None) -> Outcome:

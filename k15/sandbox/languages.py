@@ -34,7 +34,8 @@ class Language:
     Limits of a test are meant for C++: time is multiplied by `time_factor` and `start_s` is added, and so is `memory_mb`,
     what the runtime itself takes. `rejected` matches an interpreter's message that it refused the whole program, which is CE
     as a compiler's is; `exhausted` a runtime's own message that memory ran out, which is MLE as the sandbox's is.
-    `noise`: lines that the runtime itself writes. `ending` prints the token (TOKEN) after a harness.
+    `noise`: lines that the runtime itself writes. `seam` stands between a solution and its harness; `ending` prints the token
+    (TOKEN, or its halves HEAD and TAIL) after the harness.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Language:
     rejected: str | None = None
     exhausted: str | None = None
     noise: bytes | None = None
+    seam: str = "\n"
     ending: str = ""
 
 
@@ -76,6 +78,7 @@ _CPP_END = (
     '\nextern "C" signed __real_main(signed, char**);\nextern "C" signed __wrap_main(signed n, char** words) '
     '{ signed status = __real_main(n, words); if (!status) __builtin_puts("\\nTOKEN"); return status; }\n'
 )
+_CPP_SEAM = "\n#undef main\n#undef assert\n#include <cassert>\n"  # a macro of the solution must not empty the harness
 _TABLE = (
     Language(
         "python", "main.py", "base", ("python3", "main.py"), aliases=("py", "python3"), time_factor=3.0,
@@ -84,7 +87,7 @@ _TABLE = (
     ),
     Language(
         "cpp", "main.cpp", "cpp", ("./main",), _CPP, "main", ("c++", "cc"),
-        exhausted=r"what\(\):\s+std::bad_alloc", ending=_CPP_END,
+        exhausted=r"what\(\):\s+std::bad_alloc", seam=_CPP_SEAM, ending=_CPP_END,
     ),
     Language(
         "java", "Main.java", "java", ("sh", "-c", _JAVA), _JAVAC, "main.jar", time_factor=2.0, start_s=1.0, memory_mb=256,
@@ -112,7 +115,8 @@ _TABLE = (
     ),
     Language(
         "bash", "main.sh", "base", ("bash", "main.sh"), aliases=("sh",), time_factor=5.0,
-        rejected=r"\Amain\.sh: line \d+: (syntax error|unexpected EOF)", ending="\nprintf '\\n%s\\n' TOKEN\n",
+        rejected=r"\Amain\.sh: line \d+: (syntax error|unexpected EOF)",
+        ending="\nprintf '\\n%s%s\\n' HEAD TAIL\n",  # in halves: an open here-document would print the text itself
     ),
 )  # fmt: skip
 LANGUAGES: dict[str, Language] = {lang.name: lang for lang in _TABLE}
@@ -131,9 +135,12 @@ _CSHARP_GUARD = """static class K15Guard
 {
     static void Main(string[] words)
     {
-        foreach (var type in typeof(K15Guard).Assembly.GetTypes())
+        var types = typeof(K15Guard).Assembly.GetTypes();
+        System.Array.Reverse(types); // the harness comes last, and a solution may have a Main of its own
+        foreach (var type in types)
         {
-            var main = type == typeof(K15Guard) ? null : type.GetMethod("Main", (System.Reflection.BindingFlags)(8 | 16 | 32));
+            if (type == typeof(K15Guard) || type.IsNested) continue;
+            var main = type.GetMethod("Main", (System.Reflection.BindingFlags)(8 | 16 | 32));
             if (main == null) continue;
             var status = main.Invoke(null, main.GetParameters().Length == 0 ? null : new object[] { words });
             if (!(status is int) || (int)status == 0) System.Console.WriteLine("\\nTOKEN");
@@ -174,6 +181,14 @@ def language(name: str) -> Language:
     if found is None:
         raise unknown_name("language", name, LANGUAGES)
     return found
+
+
+def joined(name: str, source: str, harness: str) -> str:
+    """A solution and the harness that tests it as one source text."""
+    lang = language(name)
+    if lang.name == "php":  # after it the harness would be printed, not run
+        source = re.sub(r"\?>\s*\Z", "", source)
+    return f"{source}{lang.seam}{harness}"
 
 
 def compile_job(program: Program, limits: Limits = COMPILE_LIMITS) -> Job | None:
@@ -228,7 +243,7 @@ def _sources(program: Program, lang: Language) -> dict[str, bytes]:
             found |= {"org/javatuples/Pair.java": _support("java/org/javatuples/Pair.java")}
         if token:
             header = f"package {package(text)};" if package(text) else ""
-            guard = _JAVA_GUARD.replace("PACKAGE", header).replace("MAIN", main_class(text)).replace("TOKEN", token)
+            guard = _JAVA_GUARD.replace("PACKAGE", header).replace("MAIN", main_class(text, last=True)).replace("TOKEN", token)
             found["K15Guard.java"] = guard.encode()
     if lang.name == "csharp" and token:
         found["K15Guard.cs"] = _CSHARP_GUARD.replace("TOKEN", token).encode()
@@ -236,7 +251,8 @@ def _sources(program: Program, lang: Language) -> dict[str, bytes]:
             found["Debug.cs"] = _support("cs/Debug.cs")
     if lang.name == "typescript":
         found["k15_env.d.ts"] = _support("ts/k15_env.d.ts")
-    ending = lang.ending.replace("TOKEN", token) if token else ""
+    half = len(token) // 2
+    ending = lang.ending.replace("TOKEN", token).replace("HEAD", token[:half]).replace("TAIL", token[half:]) if token else ""
     found[file_name(text) if lang.name == "java" else lang.source] = (text + ending).encode()
     return found
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from k15.errors import ConfigError, unknown_name
 from k15.sandbox.checker import Checker
 from k15.sandbox.job import Job, Limits, Outcome
-from k15.sandbox.languages import Program
+from k15.sandbox.languages import Program, joined
 
 Verdict = Literal["AC", "CE", "MLE", "TLE", "OLE", "RE", "WA"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -73,7 +73,7 @@ class Submission:
 
     def program(self, token: str = "") -> Program:
         """What is compiled and run. With a harness its token (see `languages`) must be given to be printed."""
-        source = self.source if self.harness is None else f"{self.source}\n{self.harness}"
+        source = self.source if self.harness is None else joined(self.language, self.source, self.harness)
         source.encode()
         return Program(self.language, source, {n: t.encode() for n, t in self.files.items()}, token, self.image)
 

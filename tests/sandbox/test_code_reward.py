@@ -50,6 +50,13 @@ def test_scores_of_a_group(tmp_path):
     assert [s.correct for s in judged] == [True, False] and "before the tests" in judged[1].reason
 
 
+def test_fences_that_never_close_cost_no_time():
+    start = time.process_time()
+    assert last_block("```a\n" * 20_000) is None
+    assert last_block("```a\n" * 20_000 + "```\nx\n") is not None
+    assert time.process_time() - start < 2.0
+
+
 def test_a_sandbox_that_is_gone_is_an_error_of_the_run_and_no_score():
     code.connect(Access("http://127.0.0.1:9", TOKEN, patience_s=0.5))
     start = time.monotonic()

@@ -111,6 +111,43 @@ def test_harnesses(backend, name):  # noqa: F811
     assert cheated.verdict == "WA" and "before the tests" in cheated.tests[0].detail, cheated
 
 
+# language: (a solution that would keep its harness from running, the harness that must fail or not be reached)
+EVASIONS = {
+    "bash": ("twice() { echo 1; }\ncat <<'K'", '[ "$(twice 21)" = 42 ] || exit 1'),
+    "cpp": (
+        "int twice(int x) { return 1; }\nint main() { return 0; }\n#define main other\n#define assert(x)",
+        "#include <cassert>\nint main() { assert(twice(21) == 42); }",
+    ),
+    "java": (
+        "class Demo { public static void main(String[] a) { System.out.println(1); } }\n"
+        "class Solution { static int twice(int x) { return 1; } }",
+        "class Main { public static void main(String[] a) { if (Solution.twice(21) != 42) throw new AssertionError(); } }",
+    ),
+    "csharp": (
+        "class Solution { public static int twice(int x) { return 1; } static void Main() { } }",
+        'class Check { static void Main() { if (Solution.twice(21) != 42) throw new System.Exception("no"); } }',
+    ),
+    "php": ("<?php\nfunction twice($x) { return 1; }\n?>\n", "if (twice(21) !== 42) { exit(1); }"),
+}
+
+
+@pytest.mark.parametrize("name", EVASIONS)
+def test_a_solution_cannot_keep_its_harness_from_running(backend, name):  # noqa: F811
+    need_language(name)
+    solution, harness = EVASIONS[name]
+    result = Judge(backend).judge(Submission(name, solution, harness=harness))
+    assert result.verdict in ("RE", "WA", "CE"), result
+    if name in ("java", "csharp", "php"):  # these are no tricks: with the right function they pass
+        right = solution.replace("return 1", "return 42")
+        assert Judge(backend).judge(Submission(name, right, harness=harness)).verdict == "AC"
+
+
+def test_a_compiled_program_larger_than_the_disk_of_a_run_is_a_compile_error(backend):  # noqa: F811
+    need_language("cpp")
+    result = Judge(backend).judge(Submission("cpp", "int a[17000000] = {1}; int main() {}", (Case("", ""),)))
+    assert result.verdict == "CE" and "the disk of a run holds" in result.compile.log, result
+
+
 def test_cpp_uses_the_precompiled_header_and_survives_a_clash(backend):  # noqa: F811
     need_language("cpp")
     judge, clash = Judge(backend), 'int y1 = 7;\nextern "C" int puts(const char*);\nint main() { puts(y1 == 7 ? "ok" : "no"); }'

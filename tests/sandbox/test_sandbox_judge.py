@@ -86,6 +86,10 @@ def test_a_checker_program_decides(backend):  # noqa: F811
     judge, cases = Judge(backend), (Case("7", "any"),)
     assert judge.judge(python("print(3, 4)", tests=cases, checker=checker)).verdict == "AC"
     assert judge.judge(python("print(3, 5)", tests=cases, checker=checker)).verdict == "WA"
+    unreadable = judge.judge(python("print('abc')", tests=(Case("7", "any"),), checker=Checker("program", source=(
+        "import sys\nanswer = open(sys.argv[2]).read()\nsys.exit(0 if answer == 'any' or int(answer) == 7 else 1)"
+    ))))  # fmt: skip
+    assert unreadable.verdict == "WA" and "could not read the output" in unreadable.tests[0].detail
     with pytest.raises(DataError, match="checker program failed"):
         judge.judge(python("print(3, 5)", tests=(Case("7", "wrong"),), checker=checker))
 
