@@ -29,6 +29,7 @@ async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Se
         access = await _start(cfg, agents[0], token)
     with SandboxClient(access) as client:
         health = await asyncio.to_thread(client.health)
+        await asyncio.to_thread(client.check)
     code.connect(access)
     log.info("code is judged at %s (%s): %s", access.url, health["backend"], ", ".join(health["languages"]))
 

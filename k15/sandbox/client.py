@@ -139,6 +139,13 @@ class SandboxClient:
         with _reachable():
             return self._http.get(f"{self._access.url}/health", timeout=self._access.timeout_s).json()
 
+    def check(self) -> None:
+        """Raises ConfigError where the service refuses the token, which /health does not ask for."""
+        with _reachable():
+            answer = self._http.get(f"{self._access.url}/metrics", timeout=self._access.timeout_s)
+        if answer.status_code != requests.codes.ok:
+            _body("metrics", answer.status_code, None, answer.text)
+
     def _judge_or_error(self, submission: Submission) -> JudgeResult | Exception:
         try:
             return self.judge(submission)

@@ -52,10 +52,13 @@ class Session:
     used: float = field(default_factory=time.monotonic)
     buffer: bytearray = field(default_factory=bytearray)
     count: int = 0
+    ended: bool = False  # set before its descriptors are closed: their numbers will be others'
     closed: bool = False
 
     def send(self, message: dict[str, Any]) -> None:
         """One line into the sandbox. Raises DataError where it takes nothing more."""
+        if self.ended:
+            raise DataError("The session has ended.")
         line = json.dumps(message).encode() + b"\n"
         try:
             if os.write(self.cells, line) == len(line):
@@ -139,6 +142,7 @@ class Sessions:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 3600:
             raise ConfigError(f"timeout_s is {timeout_s!r}; allowed are more than 0 and up to 3600.")
         async with session.lock:
+            self._named(id)  # the cell before may have ended it
             session.count += 1
             number, session.used = session.count, time.monotonic()
             session.send({"id": number, "code": code})
@@ -160,14 +164,20 @@ class Sessions:
 
     async def end(self, id: str) -> None:
         session = self._named(id)
-        del self._open[id]
-        await asyncio.to_thread(session.close)
+        await self._close(session)
 
     async def close(self) -> None:
         """End all sessions."""
         if self._sweeping is not None:
             self._sweeping.cancel()
         await asyncio.gather(*(self.end(id) for id in list(self._open)))
+
+    async def _close(self, session: Session) -> None:
+        self._open.pop(session.id, None)
+        if not session.ended:
+            session.ended = True
+            asyncio.get_running_loop().remove_reader(session.replies)
+        await asyncio.to_thread(session.close)
 
     def _named(self, id: str) -> Session:
         if id not in self._open:
@@ -219,10 +229,10 @@ class Sessions:
         try:
             hello = await self._line(session, READY_S)
         except (TimeoutError, DataError) as error:
-            await asyncio.to_thread(session.close)
+            await self._close(session)
             raise SandboxError(f"the kernel in image {image!r} did not start: {error}") from error
         if not hello.get("ready"):
-            await asyncio.to_thread(session.close)
+            await self._close(session)
             raise DataError(f"{hello.get('error')}. Build one with `k15 sandbox build jupyter`, or bring your own.")
 
     async def _reply(self, session: Session, number: int, timeout_s: float) -> dict[str, Any]:
@@ -243,7 +253,7 @@ class Sessions:
                 if session.process.poll() is not None:
                     self._open.pop(session.id, None)
                     words = await asyncio.to_thread(session.last_words)
-                    await asyncio.to_thread(session.close)
+                    await self._close(session)
                     raise DataError(f"The session has ended: {words}.")
                 left = deadline - loop.time()
                 if left <= 0:
@@ -251,13 +261,15 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), min(left, 0.2))
                 arrived.clear()
+                if session.ended:
+                    raise DataError("The session was closed while the cell ran.")
                 with contextlib.suppress(BlockingIOError):
                     session.buffer += os.read(session.replies, 1 << 16)
                 if len(session.buffer) > MAX_REPLY_BYTES:
-                    await self.end(session.id)
+                    await self._close(session)
                     raise DataError(f"The session sent more than {MAX_REPLY_BYTES} bytes at once and was closed.")
         finally:
-            with contextlib.suppress(OSError, ValueError):
+            if not session.ended:
                 loop.remove_reader(session.replies)
         line, _, rest = bytes(session.buffer).partition(b"\n")
         session.buffer[:] = rest

@@ -38,5 +38,7 @@ def compare(case, as_good):
     got, plain = run(pmd_loss, case, backend="triton"), run(pmd_loss, case, backend="torch")
     exact = run(pmd_loss_naive, in_double(case))
     for what, g, p, e in zip(("loss", "log_ratio", "gradient"), got, plain, exact, strict=True):
-        as_good(g, p, e, what=what)
+        # A token's gradient is a sum of two terms, of which `run`'s is up to 0.3: where they cancel, their roundings stay.
+        terms = e.abs().max().item() + 0.6 if what == "gradient" else None
+        as_good(g, p, e, what=what, tiny=None if terms is None else 2 * torch.finfo(g.dtype).eps * terms)
     return got

@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from k15.kernels.pmd import pmd_loss, segment_log_ratio, warm_up
 from pmd_cases import TAU, compare, make_case, run
@@ -22,6 +22,7 @@ def test_as_exact_as_pytorch(lengths, dtype, device, as_good):
     st.sampled_from([None, torch.bool, torch.int64, torch.float32]),
     st.booleans(),
 )
+@example([18], torch.bool, True)  # the two terms of its gradient nearly cancel
 def test_random_packs(device, as_good, lengths, mask_dtype, weighted):
     case = make_case(lengths, device, seed=len(lengths), mask_dtype=mask_dtype or torch.float32)
     compare(case | ({} if weighted else {"weight": None}) | ({} if mask_dtype is not None else {"mask": None}), as_good)

@@ -34,7 +34,7 @@ async def agent(tmp_path):
     await agent.close()
 
 
-async def test_a_run_with_code_has_its_own_sandbox(agent):
+async def test_a_run_with_code_has_its_own_sandbox(agent, tmp_path):
     need("base")
     await open_sandbox(SandboxConfig(), [MATH], [agent], TOKEN)
     assert NAME not in await agent.processes(), "mathematics needs none"
@@ -42,6 +42,10 @@ async def test_a_run_with_code_has_its_own_sandbox(agent):
     assert (await agent.processes())[NAME]["alive"]
     right, wrong = code.verdicts([(f"```python\nprint({n})\n```", CODE.answer) for n in (3, 4)])
     assert right.correct and not wrong.correct and wrong.reason.startswith("WA 0/1")
+    url = code._service.client._access.url
+    (tmp_path / "other-token").write_text("this is another token")
+    with pytest.raises(ConfigError, match="status 401"):
+        await open_sandbox(SandboxConfig(url=url, token_file=str(tmp_path / "other-token")), [CODE], [agent], TOKEN)
     await agent.stop(NAME)
     assert "stops" in await agent.log_tail(NAME)
 

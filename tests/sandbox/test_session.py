@@ -59,6 +59,19 @@ def test_a_session_from_start_to_end(service: Served):
     assert "no session" in run(service, id, "1", 422)["error"]
 
 
+def test_a_session_closed_while_a_cell_runs_and_another_waits(service: Served):
+    """Its descriptors' numbers may be anybody's by then: neither cell may touch them."""
+    id = call(service, "POST", "", 201)["session"]
+    with ThreadPoolExecutor(2) as pool:
+        cells = [pool.submit(run, service, id, "import time; time.sleep(60)", 422)]
+        time.sleep(0.5)
+        cells.append(pool.submit(run, service, id, "1", 422))
+        time.sleep(0.5)
+        call(service, "DELETE", f"/{id}")
+        said = [cell.result()["error"] for cell in cells]
+    assert "closed while the cell ran" in said[0] and "no session" in said[1], said
+
+
 def test_sessions_are_apart_few_and_end_when_idle(service: Served):
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: call(service, "POST", "", 201)["session"], range(2))
