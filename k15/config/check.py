@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from k15.config.schema import RunConfig
+from k15.config.services import check_services
 from k15.config.values import check_values, get
 from k15.errors import ConfigError, unknown_name
 
@@ -20,6 +21,7 @@ def check(cfg: RunConfig, nodes: int | None = None) -> dict[str, object]:
     """All rules. `nodes`: of the allocation, where there is one, else cluster.nodes. Returns the model's config.json."""
     check_values(cfg)
     model = model_config(cfg)
+    check_services(cfg)
     for rule in RULES:
         rule(cfg, model)
     _check_layout(cfg, model, cfg.cluster.nodes if nodes is None else nodes)
@@ -154,6 +156,10 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
                 f"data.eval_fraction is {d.eval_fraction:g}, which leaves no {'held-out' if not d.eval_fraction else 'training'} "
                 "prompt of data.path. Give a fraction between 0 and 1, or the held-out prompts as data.eval_path=<file.jsonl>."
             )
+    elif d.path is not None or d.eval_path is not None:
+        raise ConfigError(
+            f"data.path={d.path or d.eval_path} is not read by data.kind={d.kind}. Give data=jsonl with it, or leave it out."
+        )
     if cfg.model.path is None and d.kind != "arithmetic":
         raise ConfigError(
             f"data.kind={d.kind} needs a model that can read it: the tiny model knows generated arithmetic only. "

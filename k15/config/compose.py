@@ -123,5 +123,9 @@ def to_yaml(cfg: RunConfig) -> str:
 
 
 def from_yaml(text: str) -> RunConfig:
-    """The inverse of `to_yaml`."""
-    return typed(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(text)))
+    """The inverse of `to_yaml`. Raises ConfigError for a text of another command or version."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(text))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"this config.yaml is not one of `k15 rl` in this version: {str(error).splitlines()[0]}") from error
+    return typed(merged)

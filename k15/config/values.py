@@ -26,6 +26,7 @@ POSITIVE = (
     "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
     "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
     "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
+    "reward.correct",
     "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
     "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "cluster.cpus_per_task",
     "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
@@ -72,6 +73,8 @@ def check_values(cfg: RunConfig) -> None:
         value = get(cfg, key)
         if not (value >= 0 and math.isfinite(value)):  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it must be at least 0. Give {key}=0 or more.")
+    if not math.isfinite(cfg.reward.custom_weight):
+        raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")
     for key in BELOW_ONE:
         value = get(cfg, key)
         if not 0 <= value < 1:  # type: ignore[operator]

@@ -103,7 +103,7 @@ def _prompt(line: str, where: str) -> Prompt:
         raise DataError(f"{where}: a {type(row).__name__}, but each line must be an object with `prompt` and `answer`.")
     text = _text(row, "prompt", where)
     answer = row.get("answer")
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    if isinstance(answer, (int, float, dict)) and not isinstance(answer, bool):  # an object: tests of a code problem
         row = {**row, "answer": json.dumps(answer)}
     answer = _text(row, "answer", where)
     domain = _text(row, "domain", where) if row.get("domain") is not None else "math"

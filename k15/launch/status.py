@@ -67,7 +67,7 @@ def of_run(folder: Path) -> Status:
     last = rows[-1] if rows else {}
     config = folder / "config.yaml"
     iteration = int(last["iteration"]) if rows else None
-    iterations = from_yaml(config.read_text()).algo.iterations if config.is_file() else None
+    iterations = _iterations(config)
     return Status(
         run=folder,
         job=job,
@@ -125,6 +125,14 @@ def log_file(folder: Path, job: str | None, record: Mapping[str, object], fields
 def _submitit(point: Path) -> Path:
     """Where Hydra's launcher keeps the logs of a sweep."""
     return point.parent / ".submitit"
+
+
+def _iterations(config: Path) -> int | None:
+    """How many the run is to have; None where its config.yaml is missing, or another command's or version's."""
+    try:
+        return from_yaml(config.read_text()).algo.iterations if config.is_file() else None
+    except ConfigError:
+        return None
 
 
 def is_run(folder: Path) -> bool:

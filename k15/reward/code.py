@@ -19,7 +19,7 @@ from typing import Any
 from k15.errors import ConfigError, DataError, K15Error, SandboxError
 from k15.reward.math import MathVerdict
 from k15.reward.pool import WorkerPool
-from k15.sandbox.client import Access, JudgeResult, SandboxClient, Submission, submission_from
+from k15.sandbox.client import Access, JudgeResult, SandboxClient, Submission, language, submission_from
 
 _OPENS = re.compile(r"[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*")
 _CLOSES = re.compile(r"[ \t]*```[ \t]*")
@@ -72,6 +72,12 @@ def check_answer(answer: str) -> None:
     submission(answer, Fence("", "pass"))
 
 
+def language_of(answer: str) -> str | None:
+    """What the answer of a `code` prompt asks for, by its full name; None where the response's fence or an image decides."""
+    fields = _parsed(answer)
+    return None if "language" not in fields or "image" in fields else language(fields["language"]).name
+
+
 def submission(answer: str, block: Fence) -> Submission:
     """What is judged. Raises DataError for a wrong answer, ConfigError for a language of the response that is not known."""
     fields = _fields(answer)
@@ -107,6 +113,9 @@ def verdicts(pairs: Sequence[tuple[str, str]], template: str = "auto", pool: Wor
         except ConfigError as error:
             done[i] = MathVerdict(False, f"CE: {error}"[:_DETAIL_CHARS], block.source)
     for (i, sent), result in zip(asked.items(), _service.client.judge_all(list(asked.values())), strict=True):
+        if isinstance(result, ConfigError) and "language" not in _parsed(pairs[i][1]):
+            done[i] = MathVerdict(False, f"CE: {result}"[:_DETAIL_CHARS], sent.source)  # the response chose what is not here
+            continue
         if isinstance(result, Exception):
             raise _failure(result)
         done[i] = MathVerdict(result.accepted, reason(result), sent.source)

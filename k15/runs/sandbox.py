@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from k15.config.schema import SandboxConfig
-from k15.errors import ClusterError, SandboxError
+from k15.errors import ClusterError, ConfigError, SandboxError
 from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.reward import code
@@ -21,6 +21,7 @@ async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Se
 
     Raises ConfigError, SandboxError or ClusterError where the service is missing, refuses, or does not start.
     """
+    prompts = list(prompts)
     if all(p.domain != "code" for p in prompts):
         return
     if cfg.url is not None:
@@ -30,6 +31,11 @@ async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Se
     with SandboxClient(access) as client:
         health = await asyncio.to_thread(client.health)
         await asyncio.to_thread(client.check)
+    if missing := {code.language_of(p.answer) for p in prompts if p.domain == "code"} - {None, *health["languages"]}:
+        raise ConfigError(
+            f"The sandbox at {access.url} does not judge {', '.join(sorted(map(str, missing)))}, which prompts ask for; it has "
+            f"{', '.join(health['languages'])}. Build the images: k15 sandbox build {' '.join(sorted(map(str, missing)))}."
+        )
     code.connect(access)
     log.info("code is judged at %s (%s): %s", access.url, health["backend"], ", ".join(health["languages"]))
 

@@ -21,6 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.sandbox.checker import Checker
 from k15.sandbox.job import Job, Outcome
+from k15.sandbox.languages import language
 from k15.sandbox.wire import (
     Case,
     CaseResult,
@@ -36,7 +37,7 @@ from k15.sandbox.wire import (
 
 __all__ = [
     "AsyncSandboxClient", "Case", "CaseResult", "Checker", "CompileResult", "JudgeResult", "SandboxClient", "Submission",
-    "submission_from",
+    "language", "submission_from",
 ]  # fmt: skip
 _LONGEST_WAIT_S = 30.0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from k15.config.compose import from_yaml
 from k15.config.schema import ClusterConfig, RunConfig
 from k15.errors import ConfigError, DataError
 from k15.launch import cli
@@ -128,6 +129,16 @@ def test_status_prefers_the_queue(show: str, finished: bool, state: str, tmp_pat
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{show}\n")
     (tmp_path / "scontrol").chmod(0o755)
     assert of_run(_point(tmp_path / "run-9", 3 if finished else 2)).state == state
+
+
+def test_status_lives_with_folders_of_other_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "reward_model-1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("kind: classic\n")
+    assert of_run(folder).iteration is None and folder.name in [run.name for run in all_runs()]
+    with pytest.raises(ConfigError, match=r"not one of `k15 rl`"):
+        from_yaml("kind: classic\n")
 
 
 def test_status_names_a_log_that_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
