@@ -1,7 +1,8 @@
-"""What every process that k15 starts does between fork and exec."""
+"""What every process that k15 starts does between fork and exec, and how one is ended."""
 
 import ctypes
 import signal
+import subprocess
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -15,3 +16,13 @@ def prepare() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def end(process: subprocess.Popen, grace_s: float = 30.0) -> None:
+    """SIGTERM, and SIGKILL where it goes on for longer than that."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

