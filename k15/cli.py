@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from k15.config.commands import COMMANDS
 from k15.errors import ConfigError, K15Error, unknown_name
 from k15.launch.local import adopt
 
-HYDRA = {"rl": "k15.runs.rl"}
 PLAIN = {
     "launch": "k15.launch.cli",
     "status": "k15.launch.status",
@@ -43,15 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, rest = words[0], words[1:]
     asks = bool({"-h", "--help"} & set(rest))
     try:
-        if command in HYDRA:
+        if command in COMMANDS:
             return run_hydra(command, rest)
-        if command == "launch" and rest and rest[0] in HYDRA and not asks:
-            check_points(_settings([w for w in rest[1:] if not w.startswith("-")]), multirun=False, submitted=True)
+        if command == "launch" and rest and rest[0] in COMMANDS and not asks:
+            given = [w for w in rest[1:] if not w.startswith("-")]
+            check_points(rest[0], _settings(given), multirun=False, submitted=True)
         if command in SLURM and not asks:
             adopt()
         if command in PLAIN:
             return import_module(PLAIN[command]).main(rest)
-        raise unknown_name("the command", command, [*HYDRA, *PLAIN])
+        raise unknown_name("the command", command, [*COMMANDS, *PLAIN])
     except K15Error as error:
         print(f"k15 {command}: {error}", file=sys.stderr)
         return 2
@@ -62,12 +63,12 @@ def run_hydra(command: str, words: list[str]) -> int:
     flags = {w for w in words if w.startswith("-")}
     if flags <= {*MULTIRUN, "-r", "--run"}:
         multirun = bool(flags & MULTIRUN)
-        check_points(_settings([w for w in words if w not in flags]), multirun=multirun, submitted=multirun)
+        check_points(command, _settings([w for w in words if w not in flags]), multirun=multirun, submitted=multirun)
         if multirun:  # its launcher may be submitit's
             adopt()
     sys.argv = [f"k15 {command}", *words]
     try:
-        code = import_module(HYDRA[command]).main()
+        code = import_module(f"k15.runs.{command}").main()
     except ValueError as error:  # of Hydra's own command line; those of the run end in `main`
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -75,24 +76,24 @@ def run_hydra(command: str, words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def check_points(overrides: list[str], *, multirun: bool, submitted: bool) -> None:
-    """Compose and check each point of a sweep (or the one run), before anything is submitted or started.
+def check_points(command: str, overrides: list[str], *, multirun: bool, submitted: bool) -> None:
+    """Compose and check each point of a sweep of `command` (or the one run), before anything is submitted or started.
 
     `submitted`: the job will have `cluster.nodes` nodes; else it runs where we are. Raises ConfigError and DataError.
     """
-    from k15.config.compose import compose_run
+    from k15.config.compose import compose_as
     from k15.node.rendezvous import JobIdentity
-    from k15.runs.prepare import preflight
 
+    preflight = import_module(f"k15.runs.{command}").preflight
     own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     sampled = any(o.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for o in overrides)
     nodes = JobIdentity.from_environment().node_count
     for point in _points(own, sampled) if multirun else [own]:
-        cfg = compose_run(point)
+        cfg = compose_as(COMMANDS[command], command, point)
         if cfg.cluster.kind == "slurm" and not submitted and not cfg.dry_run and "SLURM_JOB_ID" not in os.environ:
             raise ConfigError(
-                "cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch rl ...` or "
-                "`sbatch slurm/rl.sbatch ...`, or run on this machine with cluster=local."
+                f"cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch {command} ...` or "
+                f"`sbatch slurm/{command}.sbatch ...`, or run on this machine with cluster=local."
             )
         preflight(cfg, nodes=cfg.cluster.nodes if submitted else nodes)
 

@@ -1,9 +1,10 @@
-"""From override words to a typed, checked RunConfig; every Hydra error becomes a ConfigError with the allowed names."""
+"""From override words to the typed config of a command; every Hydra error becomes a ConfigError with the allowed names."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from typing import TypeVar
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -15,36 +16,43 @@ from omegaconf.errors import OmegaConfBaseException
 from k15.config.schema import RunConfig
 from k15.errors import ConfigError, unknown_name
 
+Config = TypeVar("Config")
+
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def typed(cfg: DictConfig) -> RunConfig:
-    """The dataclass behind a composed config. Raises ConfigError."""
-    _refuse_added(cfg, RunConfig)
+def typed(cfg: DictConfig, kind: type[Config] = RunConfig) -> Config:
+    """The dataclass `kind` behind a composed config. Raises ConfigError."""
+    _refuse_added(cfg, kind, kind)
     try:
         return OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
 
 
-def _refuse_added(cfg: DictConfig, kind: type, prefix: str = "") -> None:
+def _refuse_added(cfg: DictConfig, root: type, kind: type, prefix: str = "") -> None:
     """`+name=1` adds a key that the dataclass would drop silently. Raises ConfigError."""
     table = {f.name: f for f in fields(kind)}
     for key in map(str, cfg):
         if key not in table:
-            raise _unknown_key(prefix + key, key, list(table))
+            raise _unknown_key(root, prefix + key, key, list(table))
         if is_dataclass(table[key].type) and isinstance(cfg[key], DictConfig):
-            _refuse_added(cfg[key], table[key].type, f"{prefix}{key}.")
+            _refuse_added(cfg[key], root, table[key].type, f"{prefix}{key}.")
 
 
-def compose_run(overrides: Sequence[str], config_name: str = "rl") -> RunConfig:
-    """Compose `conf/<config_name>.yaml` with `overrides`. Raises ConfigError."""
+def compose_run(overrides: Sequence[str]) -> RunConfig:
+    """The settings of `k15 rl`. Raises ConfigError."""
+    return compose_as(RunConfig, "rl", overrides)
+
+
+def compose_as(kind: type[Config], config_name: str, overrides: Sequence[str]) -> Config:
+    """Compose `conf/<config_name>.yaml`, whose schema is the dataclass `kind`, with `overrides`. Raises ConfigError."""
     GlobalHydra.instance().clear()
     with initialize_config_module("k15.conf", version_base="1.3", job_name="k15"):
         try:
-            return typed(compose(config_name, overrides=list(overrides)))
+            return typed(compose(config_name, overrides=list(overrides)), kind)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, overrides) from error
+            raise _explain(kind, error, overrides) from error
 
 
 def settings(words: Sequence[str]) -> list[str]:
@@ -55,15 +63,15 @@ def settings(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
     unknown = re.search(r"Key '[^']+' (?:is )?not in", f"{text} {error.__cause__}")
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        parent, leaf = _walk(key)
+        parent, leaf = _walk(root, key)
         if parent is not None and leaf is not None and unknown and not key.startswith("hydra"):
-            return _unknown_key(key, leaf, [f.name for f in fields(parent)])
+            return _unknown_key(root, key, leaf, [f.name for f in fields(parent)])
     swept = re.search(r"Ambiguous value for argument '([^']+)'", text)
     if swept:
         return ConfigError(f"{swept[1]}: a list of values needs --multirun, as in k15 rl --multirun {swept[1]}")
@@ -76,9 +84,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(f"{text.splitlines()[0]} {detail}".strip())
 
 
-def _unknown_key(key: str, leaf: str, siblings: Sequence[str]) -> ConfigError:
+def _unknown_key(root: type, key: str, leaf: str, siblings: Sequence[str]) -> ConfigError:
     """The nearest setting: one that ends in `key`, one of the same name elsewhere, a near sibling, a near name elsewhere."""
-    last, names = key.split(".")[-1], _names(RunConfig)
+    last, names = key.split(".")[-1], _names(root)
     by_last: dict[str, list[str]] = {}
     for name in names:
         by_last.setdefault(name.split(".")[-1], []).append(name)
@@ -102,9 +110,9 @@ def _names(kind: type, prefix: str = "") -> list[str]:
     return found
 
 
-def _walk(key: str) -> tuple[type | None, str | None]:
+def _walk(root: type, key: str) -> tuple[type | None, str | None]:
     """The dataclass in which `key` leaves the schema, and the part that is not in it; (None, None) where it is known."""
-    here: type = RunConfig
+    here = root
     for part in key.split("."):
         table = {f.name: f for f in fields(here)}
         if part not in table:

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-from k15.config.check import check
-from k15.config.compose import compose_run, settings
+from k15.config.commands import COMMANDS
+from k15.config.compose import compose_as, settings
 from k15.errors import ConfigError, unknown_name
 from k15.launch.submit import dry_run, submit
 
-COMMANDS = ("rl",)
-USAGE = """usage: k15 launch COMMAND [name=value ...] [--dry-run]
+USAGE = f"""usage: k15 launch COMMAND [name=value ...] [--dry-run]
 
-Checks the settings, then submits COMMAND (rl) as a job, to Slurm where one answers, else to this machine.
+Checks the settings, then submits COMMAND ({", ".join(COMMANDS)}) as a job, to Slurm where one answers, else to this machine.
 cluster.* holds the job's options: cluster.nodes=2 cluster.gpus_per_node=8 cluster.partition=gpu cluster.time_min=60
 
   --dry-run   print the batch script instead of submitting it
@@ -18,7 +17,7 @@ cluster.* holds the job's options: cluster.nodes=2 cluster.gpus_per_node=8 clust
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the job's id, or with --dry-run the script. Raises ConfigError before anything is submitted."""
+    """Prints the job's id, or with --dry-run the script; `k15.cli` has checked the settings. Raises ConfigError."""
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return 0
@@ -31,8 +30,7 @@ def main(argv: Sequence[str]) -> int:
     options = [w for w in overrides if w.startswith("-")]
     if options:
         raise ConfigError(f"launch knows the option --dry-run, but not {options[0]}; settings are written name=value.")
-    cfg = compose_run(settings(overrides))
-    check(cfg, nodes=cfg.cluster.nodes)
+    cfg = compose_as(COMMANDS[command], command, settings(overrides))
     if len(words) < len(argv):
         print(dry_run(cfg, command, overrides))
         return 0

@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from k15.config.schema import ClusterConfig, RunConfig
+from k15.config.schema import ClusterConfig
 from k15.errors import ClusterError, ConfigError
 from k15.launch.sbatch import memory, render
 
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 RUNS = Path("runs")
 ENVIRONMENT = ["export PYTHONSAFEPATH=1", "export PYTHONUNBUFFERED=1"]  # as in slurm/preamble.sh
+
+
+class JobConfig(Protocol):
+    """What a command's settings must have to be submitted."""
+
+    name: str
+    run_dir: str | None
+    cluster: ClusterConfig
 
 
 @dataclass
@@ -109,12 +117,12 @@ def kind(cfg: ClusterConfig) -> str:
     return "slurm" if answers else "local"
 
 
-def dry_run(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
+def dry_run(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
     """The job as a plain batch script: `sbatch` on it does what `submit` does."""
     return render(cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=_log_dir(cfg).absolute())
 
 
-def submit(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
+def submit(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
     """Submits `k15 <command> <overrides>` as a job and returns its id (for `local`, the process id of its controller).
 
     Raises ConfigError for several nodes without Slurm, ClusterError when Slurm refuses the job.
@@ -139,7 +147,7 @@ def submit(cfg: RunConfig, command: str, overrides: Sequence[str]) -> str:
     return job.job_id
 
 
-def submit_argv(cfg: RunConfig, argv: list[str], where: str) -> "Job":
+def submit_argv(cfg: JobConfig, argv: list[str], where: str) -> "Job":
     """Submits any command, with `cfg.cluster`, as a submitit job. Raises ClusterError when Slurm refuses it."""
     import submitit
 
@@ -151,7 +159,7 @@ def submit_argv(cfg: RunConfig, argv: list[str], where: str) -> "Job":
         raise ClusterError(f"sbatch refused the job: {str(error).splitlines()[-1]}") from error
 
 
-def parameters(cfg: RunConfig, where: str) -> dict[str, object]:
+def parameters(cfg: JobConfig, where: str) -> dict[str, object]:
     """submitit's names for `cluster.*`; the values mean the same as in slurm/rl.sbatch."""
     cluster = cfg.cluster
     common: dict[str, object] = {
@@ -177,5 +185,5 @@ def parameters(cfg: RunConfig, where: str) -> dict[str, object]:
     return common | slurm | {f"slurm_{name}": value for name, value in optional.items() if value is not None}
 
 
-def _log_dir(cfg: RunConfig) -> Path:
+def _log_dir(cfg: JobConfig) -> Path:
     return RUNS / "slurm" if cfg.run_dir is None else Path(cfg.run_dir) / "logs" / "launch"

@@ -5,24 +5,23 @@ In Slurm there is one task a node; outside it, one node. Each composes the same 
 
 import asyncio
 import glob
-import logging
 import os
-import sys
 import time
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from k15.config.check import check
-from k15.config.compose import from_yaml, to_yaml, typed
+from k15.config.compose import from_yaml, to_yaml
 from k15.config.schema import RunConfig
-from k15.errors import ConfigError, K15Error
+from k15.errors import ConfigError
 from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
+from k15.runs.entry import enter
+from k15.runs.prepare import preflight
 
+__all__ = ["main", "preflight", "run"]
 log = get_logger("rl")
 MAY_CHANGE = (
     "cluster",
@@ -39,19 +38,8 @@ MAY_CHANGE = (
 
 @hydra.main(config_path="pkg://k15.conf", config_name="rl", version_base="1.3")
 def main(config: DictConfig) -> int:
-    """Hydra's entry. A multirun point gets Hydra's folder of that point as its run folder."""
-    logging.getLogger().handlers.clear()  # Hydra's own; k15's lines have their form
-    cfg = typed(config)
-    if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
-        cfg.run_dir = HydraConfig.get().runtime.output_dir
-    try:
-        code = run(cfg)
-    except K15Error as error:  # here, since Hydra would print its own traceback
-        print(f"k15 rl: {error}", file=sys.stderr)
-        code = 2
-    if code:
-        sys.exit(code)
-    return code
+    """Hydra's entry."""
+    return enter("rl", config, run)
 
 
 def run(cfg: RunConfig) -> int:

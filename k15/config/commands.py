@@ -1,0 +1,9 @@
+"""The commands that are Hydra apps: what `k15 NAME`, `k15 NAME --multirun` and `k15 launch NAME` have in common.
+
+A command NAME has a dataclass here (with at least `name`, `run_dir`, `dry_run`, `cluster`), its values in conf/NAME.yaml, and a
+module k15/runs/NAME.py with `main` (Hydra's entry, see `k15.runs.entry`) and `preflight(cfg, nodes)`, torch-free.
+"""
+
+from k15.config.schema import RunConfig
+
+COMMANDS: dict[str, type] = {"rl": RunConfig}

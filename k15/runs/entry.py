@@ -1,0 +1,33 @@
+"""What every Hydra app of k15 does around its own `run`."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from k15.config.commands import COMMANDS
+from k15.config.compose import typed
+from k15.errors import K15Error
+
+
+def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
+    """`run` on the typed config; ends the process with its exit code where that is not 0, 2 for an error raised on purpose.
+
+    A multirun point gets Hydra's folder of that point as its run folder.
+    """
+    logging.getLogger().handlers.clear()  # Hydra's own; k15's lines have their form
+    code = 2
+    try:
+        cfg = typed(config, COMMANDS[command])
+        if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
+            cfg.run_dir = HydraConfig.get().runtime.output_dir
+        code = run(cfg)
+    except K15Error as error:  # here, since Hydra would print its own traceback
+        print(f"k15 {command}: {error}", file=sys.stderr)
+    if code:
+        sys.exit(code)
+    return code
