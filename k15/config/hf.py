@@ -4,8 +4,59 @@ from collections.abc import Mapping
 from typing import Any
 
 CLASSIFIER = "ForSequenceClassification"
+FAMILIES = ("deepseek_v3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe")
+"""`model_type`s that are trained and handed over. qwen2 is also Qwen2.5, deepseek_v3 also Moonlight."""
+
+_EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts")  # transformers writes any of them
 
 
 def is_scalar(config: Mapping[str, Any]) -> bool:
     """Is the model a sequence classifier? Its head `score` [1, H] then stands in the place of the vocabulary's."""
     return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or ())
+
+
+def is_latent(config: Mapping[str, Any]) -> bool:
+    """Does it attend through compressed keys and values (multi-head latent attention, DeepSeek-V2 report 2.1)?"""
+    return config.get("model_type") == "deepseek_v3"
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Size of an attention head; of latent attention, of its queries and keys (the part without rotation first)."""
+    if is_latent(config):
+        return config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
+    found = config.get("head_dim")
+    if found is not None:
+        return found
+    # The defaults of transformers.
+    return 128 if config.get("model_type") == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
+
+
+def kv_heads(config: Mapping[str, Any]) -> int:
+    """Key-value heads; as many as query heads where config.json does not say."""
+    found = config.get("num_key_value_heads")
+    return config["num_attention_heads"] if found is None else found
+
+
+def expert_count(config: Mapping[str, Any]) -> int:
+    """Routed experts of a sparse layer; 0 for a dense family."""
+    if config["model_type"] not in ("deepseek_v3", "mixtral", "qwen3_moe"):
+        return 0
+    return next((config[key] for key in _EXPERT_KEYS if config.get(key) is not None), 0)
+
+
+def expert_size(config: Mapping[str, Any]) -> int:
+    """Intermediate size of one routed expert. Mixtral has no dense layers, and its only size is the experts'."""
+    return config["intermediate_size" if config["model_type"] == "mixtral" else "moe_intermediate_size"]
+
+
+def sparse_layers(config: Mapping[str, Any]) -> frozenset[int]:
+    """Numbers of the layers that have experts."""
+    layers = range(config["num_hidden_layers"])
+    if not expert_count(config):
+        return frozenset()
+    if config["model_type"] == "deepseek_v3":
+        return frozenset(layers[config.get("first_k_dense_replace", 3) :])
+    if config["model_type"] == "mixtral":
+        return frozenset(layers)
+    dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
+    return frozenset(n for n in layers if n not in dense and (n + 1) % step == 0)

@@ -11,6 +11,15 @@ from k15.errors import ConfigError, WeightsError
 from k15.weights import layout
 
 TP = (1, 2, 4)
+MLA = {"num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6}
+MLA |= {"v_head_dim": 8, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+MLA |= {"moe_intermediate_size": 10, "first_k_dense_replace": 1, "n_shared_experts": 2}
+OF_FAMILY = {
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": MLA,
+    "moonlight": MLA | {"q_lora_rank": None, "n_group": 1},
+}
 
 
 @st.composite
@@ -23,7 +32,7 @@ def configs(draw):
         "vocab_size": draw(st.integers(5, 40)),
         "hidden_size": groups * 4,
         "intermediate_size": 4 * draw(st.integers(1, 4)),
-        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_hidden_layers": draw(st.sampled_from([1, 2, 3, 4, 6])),
         "num_attention_heads": groups * draw(st.integers(1, 3)),
         "num_key_value_heads": groups,
         "head_dim": draw(st.integers(1, 5)),
@@ -31,8 +40,15 @@ def configs(draw):
     }
     if family == "qwen3_moe":
         experts = draw(st.sampled_from(["num_experts", "num_local_experts"]))
-        config |= {experts: 3, "moe_intermediate_size": 8, "decoder_sparse_step": draw(st.integers(1, 2))}
+        config |= {experts: 4, "moe_intermediate_size": 8, "decoder_sparse_step": draw(st.integers(1, 2))}
         config["mlp_only_layers"] = draw(st.sampled_from([[], [0]]))
+    if family == "mixtral":
+        config["num_local_experts"] = 4
+    if family == "deepseek_v3":
+        config |= {"n_routed_experts": 4, "moe_intermediate_size": 8, "n_shared_experts": draw(st.integers(1, 2))}
+        config |= {"first_k_dense_replace": draw(st.integers(0, 2)), "q_lora_rank": draw(st.sampled_from([None, 5]))}
+        config |= {key: draw(st.integers(1, 4)) for key in ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")}
+        config |= {"qk_rope_head_dim": 2 * draw(st.integers(1, 2)), "num_key_value_heads": config["num_attention_heads"]}
     return config
 
 
@@ -53,22 +69,47 @@ def assemble(config, slices):
     return full
 
 
-@settings(max_examples=60, deadline=None)
-@given(config=configs(), tp=st.sampled_from(TP), padding=st.integers(0, 3))
-def test_round_trip_is_bitwise_and_covers_everything_once(config, tp, padding):
+def ranks_of(config, pp, ep):
+    """{(stage, expert rank): [global name]}: the parameters of each rank, named as its own Megatron modules name them."""
+    layers = config["num_hidden_layers"] // pp
+    experts = layout.read_dims(config).size.get("X", ep) // ep
+    held = {(p, e): [] for p in range(pp) for e in range(ep)}
+    for name in layout.megatron_names(config):
+        words = name.split(".")
+        layer = int(words[2]) if name.startswith("decoder.layers.") else None
+        expert = int(words[6]) if layout.is_expert(name) else None
+        stage = layer // layers if layer is not None else 0 if name.startswith("embedding.") else pp - 1
+        if layer is not None:
+            words[2] = str(layer % layers)
+        if expert is not None:
+            words[6] = str(expert % experts)
+        for rank in range(ep) if expert is None else [expert // experts]:
+            held[stage, rank].append(layout.global_name(".".join(words), stage * layers, rank * experts))
+    return held
+
+
+@settings(max_examples=80, deadline=None)
+@given(config=configs(), tp=st.sampled_from(TP), etp=st.sampled_from((1, 2)), padding=st.integers(0, 3), data=st.data())
+def test_round_trip_is_bitwise_and_covers_everything_once(config, tp, etp, padding, data):
+    """HF -> the shards of TP x PP x EP ranks (experts with a tensor-parallel size of their own) -> HF."""
+    pp = data.draw(st.sampled_from([n for n in (1, 2, 3) if config["num_hidden_layers"] % n == 0]))
+    ep = data.draw(st.sampled_from((1, 2, 4)))
     hf = weights(config)
     padded = (math.ceil(config["vocab_size"] / tp) + padding) * tp
     slices = []
-    for name in layout.megatron_names(config):
-        for rank in range(tp):
-            shard = layout.from_hf(config, name, hf.__getitem__, rank, tp, padded)
-            for piece in layout.to_hf(config, name, shard, rank, tp):
-                assert piece.tensor.numel() > 0
-                slices.append(piece)
-            if name == "embedding.word_embeddings.weight":
-                assert shard.shape[0] == padded // tp
-                first = max(0, config["vocab_size"] - rank * shard.shape[0])
-                assert not shard[first:].any(), "padding rows must be zero"
+    for (_, expert_rank), names in ranks_of(config, pp, ep).items():
+        for name in names:
+            size = etp if layout.is_expert(name) else tp
+            for rank in range(size):
+                shard = layout.from_hf(config, name, hf.__getitem__, rank, size, padded)
+                for piece in layout.to_hf(config, name, shard, rank, size):
+                    assert piece.tensor.numel() > 0
+                    if expert_rank == 0 or layout.is_expert(name):  # other expert ranks hold copies of the rest
+                        slices.append(piece)
+                if name == "embedding.word_embeddings.weight":
+                    assert shard.shape[0] == padded // tp
+                    first = max(0, config["vocab_size"] - rank * shard.shape[0])
+                    assert not shard[first:].any(), "padding rows must be zero"
     for name, tensor in assemble(config, slices).items():
         assert torch.equal(tensor, hf[name]), name
 
@@ -98,7 +139,7 @@ def test_qkv_rows_follow_megatron_order(tp, bias):
     assert rows.tolist() == [float(v) for v in expected]
 
 
-@pytest.mark.parametrize("family", sorted(layout.FAMILIES))
+@pytest.mark.parametrize("family", [*sorted(layout.FAMILIES), "moonlight"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_names_are_those_that_transformers_writes(family, tied, tmp_path):
     """hf_shapes equals the file that transformers saves, name by name and shape by shape."""
@@ -108,10 +149,8 @@ def test_names_are_those_that_transformers_writes(family, tied, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"vocab_size": 33, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied}
-    if family == "qwen3_moe":
-        sizes |= {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "mlp_only_layers": [0]}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes))
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied} | OF_FAMILY.get(family, {})
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.replace("moonlight", "deepseek_v3"), **sizes))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
