@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from k15.log.journal import Journal
 from k15.reward.code import Fence, submission
 from k15.sandbox.client import SandboxClient
-from k15.testgen.journal import Journal
 from k15.testgen.outcome import ProblemResult
 from k15.testgen.problems import Problem, Source, digest
 from k15.testgen.settings import TestgenSettings

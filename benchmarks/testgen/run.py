@@ -17,11 +17,11 @@ from benchmarks import machine
 from benchmarks.testgen.audit import Audit, MutantAudit, audit, audit_mutants, kill_rates, table
 from benchmarks.testgen.mutants import mutants
 from k15.log.files import atomic_write
+from k15.log.journal import Journal
 from k15.runs.testgen import own_sandbox
 from k15.sandbox.client import SandboxClient
 from k15.testgen.funnel import case_counts, funnel
 from k15.testgen.funnel import table as funnel_table
-from k15.testgen.journal import Journal
 from k15.testgen.outcome import ProblemResult
 from k15.testgen.pipeline import Pipeline
 from k15.testgen.problems import Problem, load_problems

@@ -152,15 +152,19 @@ def engine_ask(
     max_tokens: int,
     temperature: float = 1.0,
     tries: int = 4,
+    cut: bool = False,
 ) -> Ask:
-    """Ask k15's own engines; requests are spread over them. `encode` makes a prompt's tokens, chat template included."""
+    """Ask k15's own engines; requests are spread over them. `encode` makes a prompt's tokens, chat template included.
+
+    `cut`: an answer that did not end by itself is given as far as it went; else it is None.
+    """
 
     async def ask(prompt: str, seed: int) -> str | None:
         client = clients[seed % len(clients)]
         made = await _patiently(
             lambda: client.generate(encode(prompt), max_tokens=max_tokens, seed=seed, temperature=temperature), tries
         )
-        return decode(made.tokens) if made.finish == "stop" else None
+        return decode(made.tokens) if cut or made.finish == "stop" else None
 
     return ask
 
@@ -185,8 +189,9 @@ def endpoint_ask(
     temperature: float = 1.0,
     timeout_s: float = 120.0,
     tries: int = 4,
+    cut: bool = False,
 ) -> Ask:
-    """Ask an OpenAI-compatible endpoint (`url` ends before /chat/completions, as in https://host/v1)."""
+    """Ask an OpenAI-compatible endpoint (`url` ends before /chat/completions, as in https://host/v1). `cut` as above."""
     address = url.rstrip("/") + "/chat/completions"
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -212,7 +217,7 @@ def endpoint_ask(
             "temperature": temperature, "seed": seed,
         }  # fmt: skip
         text, finish = await _patiently(lambda: once(body), tries)
-        return text if finish == "stop" else None
+        return text if cut or finish == "stop" else None
 
     return ask
 

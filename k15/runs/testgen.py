@@ -21,10 +21,10 @@ from k15 import child
 from k15.data.tokenizer import load_tokenizer
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.log.files import atomic_write
+from k15.log.journal import Journal
 from k15.sandbox.client import Access, SandboxClient
 from k15.testgen.author import EngineAuthor
 from k15.testgen.funnel import funnel, table
-from k15.testgen.journal import Journal
 from k15.testgen.outcome import ProblemResult
 from k15.testgen.pipeline import Pipeline
 from k15.testgen.problems import load_problems

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from k15.errors import EngineError, K15Error, SandboxError
 from k15.log import get_logger
+from k15.log.journal import Journal
 from k15.sandbox.checker import Checker
 from k15.sandbox.client import Case, SandboxClient, Submission
 from k15.testgen.agree import Agreement, agreement
 from k15.testgen.generator import MadeCase, make_cases
-from k15.testgen.journal import Journal
 from k15.testgen.outcome import ProblemResult, Tried, decide
 from k15.testgen.problems import Problem, Source, digest
 from k15.testgen.settings import TestgenSettings

@@ -15,11 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from k15.data.store import load_prompts
 from k15.errors import DataError, SandboxError
+from k15.log.journal import Journal
 from k15.reward import code
 from k15.runs.testgen import main
 from k15.sandbox.client import Access, SandboxClient
 from k15.testgen.funnel import funnel
-from k15.testgen.journal import Journal
 from k15.testgen.pipeline import Pipeline
 from k15.testgen.problems import Problem, Source, load_problems
 from k15.testgen.settings import TestgenSettings

@@ -26,7 +26,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")  # takes the lock now
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise DataError(f"{path} cannot be used ({error}); is another `k15 testgen` running on this folder?") from error
+            raise DataError(f"{path} cannot be used ({error}); is another k15 process at work in this folder?") from error
 
     def get(self, key: str) -> Any:
         """The value, or None."""
