@@ -125,15 +125,17 @@ def _walk(root: type, key: str) -> tuple[type | None, str | None]:
     return None, None
 
 
-def to_yaml(cfg: RunConfig) -> str:
-    """The whole config as YAML, for `config.yaml` in the run folder."""
+def to_yaml(cfg: object) -> str:
+    """The whole config of a command as YAML, for `config.yaml` in the run folder."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
-def from_yaml(text: str) -> RunConfig:
-    """The inverse of `to_yaml`. Raises ConfigError for a text of another command or version."""
+def from_yaml(text: str, kind: type[Config] = RunConfig) -> Config:
+    """The inverse of `to_yaml` for a config of `kind`. Raises ConfigError for a text of another command or version."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(text))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"this config.yaml is not one of `k15 rl` in this version: {str(error).splitlines()[0]}") from error
-    return typed(merged)
+        raise ConfigError(
+            f"this config.yaml is not one of {kind.__name__} in this version: {str(error).splitlines()[0]}"
+        ) from error
+    return typed(merged, kind)

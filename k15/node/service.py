@@ -33,8 +33,13 @@ CONTROLLER = "controller"
 class Node:
     """This task's part of the job."""
 
-    def __init__(self, identity: JobIdentity, run_dir: Path, device: str) -> None:
+    def __init__(
+        self, identity: JobIdentity, run_dir: Path, device: str, *, controller: str = "k15.runs.controller", command: str = "rl"
+    ) -> None:
+        """`controller`: the module that the head node runs for `command`; trainer ranks read that command's config."""
         self.identity = identity
+        self.controller = controller
+        self.command = command
         self.run_dir = run_dir
         self.device = device
         self.head = identity.node_rank == 0
@@ -56,6 +61,7 @@ class Node:
         os.environ |= {
             "K15_SEGMENT_DIR": str(self.segments),
             "K15_NODE_RANK": str(self.identity.node_rank),
+            "K15_COMMAND": self.command,
         }  # for children
         try:
             rendezvous = await self._meet()
@@ -123,7 +129,7 @@ class Node:
             "K15_RENDEZVOUS": str(self._rendezvous_path), "K15_NODES": str(self.identity.node_count),
             "K15_DEVICE": self.device,
         }  # fmt: skip
-        child = await agent.children.start(CONTROLLER, "k15.runs.controller", [str(self.run_dir)], environment, echo=True)
+        child = await agent.children.start(CONTROLLER, self.controller, [str(self.run_dir)], environment, echo=True)
         self._controller = child.process
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code

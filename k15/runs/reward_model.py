@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from k15 import child
 from k15.config.reward_model import RewardModelConfig, compose_reward_model
-from k15.config.schema import ClusterConfig, RepetitionConfig, RolloutConfig, RunConfig
+from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.data.triples import JUDGE_ALPHABET, make_triples, read_triples, write_triples
@@ -34,7 +34,7 @@ from k15.node.network import free_port
 from k15.reward.judge import CotJudge, engine_ask
 from k15.rollout.client import EngineClient, engine_session
 from k15.rollout.server import engine_command, wait_ready
-from k15.runs.rl import device as pick_device_name
+from k15.runs.job import device as pick_device_name
 from k15.types import Triple
 
 log = get_logger("reward_model")
@@ -178,7 +178,7 @@ def served(cfg: RewardModelConfig, folder: Path, log_file: Path) -> Iterator[tup
 
 
 def _device(cfg: RewardModelConfig) -> str:
-    return pick_device_name(RunConfig(cluster=ClusterConfig(device=cfg.device)))
+    return pick_device_name(cfg.device)
 
 
 def _compare(words: Sequence[str]) -> int:

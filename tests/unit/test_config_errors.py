@@ -248,11 +248,12 @@ def test_shipped_settings_are_sound_and_survive_the_run_folder(words):
 
 
 def test_a_run_folder_with_other_settings_is_refused(tmp_path):
-    from k15.runs.rl import prepare_folder
+    from k15.runs.job import prepare_folder
+    from k15.runs.rl import JOB
 
     cfg = compose_run([])
     prepare_folder(cfg, tmp_path)
     (tmp_path / "checkpoints" / "00000-iteration-00000").mkdir(parents=True)
-    prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path)  # these may change
+    prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path, JOB.may_change)  # these may change
     with pytest.raises(K15Error, match="algo.tau"):
         prepare_folder(compose_run(["algo.tau=0.3"]), tmp_path)

@@ -1,0 +1,99 @@
+"""One node's part of a job, the same for every command that runs on agents (`k15 rl`, `k15 sft`, `k15 dpo`): check, prepare
+the run folder, be a node until the job ends.
+
+In Slurm there is one task a node; outside it, one node. Each composes the same config, the head node writes it down.
+"""
+
+import asyncio
+import glob
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k15.config.compose import from_yaml, to_yaml
+from k15.errors import ConfigError
+from k15.node.rendezvous import JobIdentity
+
+MAY_CHANGE = ("cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node")
+"""Settings in which a resumed run may differ from the one that wrote its checkpoints."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command: `check(cfg, nodes)` returns the model's config.json or raises, `controller` is the head node's module."""
+
+    command: str
+    kind: type
+    check: Callable[[Any, int], Mapping[str, object]]
+    controller: str
+    may_change: Sequence[str] = MAY_CHANGE
+
+    def run(self, cfg: Any) -> int:
+        """Be this node until the job ends. Returns the exit code."""
+        identity = JobIdentity.from_environment()
+        run_dir = run_folder(cfg.name, cfg.run_dir, identity)
+        if identity.restart > 0 and (run_dir / "config.yaml").is_file():
+            # a requeued job goes on as it began, whatever defaults are now
+            cfg = from_yaml((run_dir / "config.yaml").read_text(), self.kind)
+        model = self.check(cfg, identity.node_count)
+        cfg.run_dir = str(run_dir)
+        if cfg.dry_run:
+            print(to_yaml(cfg))
+            nodes = f"{identity.node_count} node{'s' * (identity.node_count > 1)}"
+            print(f"# {nodes}, model_type {model['model_type']}: the settings fit together; nothing was started.")
+            return 0
+        from k15.node.service import Node  # brings torch: after the checks
+
+        if identity.node_rank == 0:
+            prepare_folder(cfg, run_dir, self.may_change)
+        node = Node(identity, run_dir, device(cfg.cluster.device), controller=self.controller, command=self.command)
+        return asyncio.run(node.run())
+
+
+def run_folder(name: str, given: str | None, identity: JobIdentity) -> Path:
+    """`given` (run_dir), or runs/<name>-<job>: a requeued Slurm job finds its own folder again."""
+    if given is not None:
+        return Path(given).absolute()
+    suffix = identity.job if not identity.job.startswith("local-") else time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs", f"{name}-{suffix}").absolute()
+
+
+def device(wanted: str) -> str:
+    """cpu or cuda; `auto` takes CUDA where the driver shows a device and Slurm has not hidden all of them."""
+    if wanted != "auto":
+        return wanted
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
+    return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not hidden else "cpu"
+
+
+def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:
+    """Write config.yaml, or make sure that the folder's earlier run had the same settings. Raises ConfigError."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "config.yaml"
+    if path.is_file() and any((run_dir / "checkpoints").glob("*-iteration-*")):
+        before = from_yaml(path.read_text(), type(cfg))
+        changed = [k for k in differing(before, cfg) if not any(k == m or k.startswith(m + ".") for m in may_change)]
+        if changed:
+            raise ConfigError(
+                f"{run_dir} holds a run with other settings ({', '.join(changed[:5])}). Give another run_dir=, "
+                "or the same settings to resume it."
+            )
+    tmp = path.with_suffix(f".{os.getpid()}")
+    tmp.write_text(to_yaml(cfg))
+    tmp.rename(path)
+
+
+def differing(a: object, b: object, prefix: str = "") -> list[str]:
+    """Dotted names of the settings in which two configs differ."""
+    found = []
+    for name, left in vars(a).items():
+        right = getattr(b, name)
+        key = f"{prefix}{name}"
+        if hasattr(left, "__dataclass_fields__"):
+            found += differing(left, right, key + ".")
+        elif left != right:
+            found.append(key)
+    return found
