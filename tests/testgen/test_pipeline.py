@@ -183,6 +183,6 @@ def test_a_sandbox_that_is_gone_is_no_verdict(client, tmp_path):
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
-    with pytest.raises(DataError, match="another `k15 testgen`"):
+    with pytest.raises(DataError, match="another k15 process"):
         Journal(tmp_path / "journal.sqlite")
     journal.close()
