@@ -10,31 +10,24 @@ used: minutes on a CPU. `compare FOLDER FOLDER` puts two runs on the same triple
 
 import asyncio
 import json
-import os
-import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from k15 import child
 from k15.config.reward_model import RewardModelConfig, compose_reward_model
-from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.data.triples import JUDGE_ALPHABET, make_triples, read_triples, write_triples
-from k15.errors import ConfigError, DataError, EngineError
+from k15.errors import ConfigError, DataError
 from k15.eval.spot_check import Check, read_checks, write_checks, write_spot_check
 from k15.log import get_logger
-from k15.node.network import free_port
 from k15.reward.judge import CotJudge, engine_ask
 from k15.rollout.client import EngineClient, engine_session
-from k15.rollout.server import engine_command, wait_ready
 from k15.runs.job import device as pick_device_name
+from k15.runs.serve import served
 from k15.types import Triple
 
 log = get_logger("reward_model")
@@ -131,7 +124,11 @@ def _classic(run_dir: Path, held_out: Sequence[Triple]) -> list[Check]:
 
 def judge_with_engine(cfg: RewardModelConfig, run_dir: Path, triples: Sequence[Triple]) -> list[Check]:
     """Judge with a vLLM server on run_dir/export; the verdicts of labelled triples, with the last vote's text."""
-    with served(cfg, run_dir / "export", run_dir / "engine.log") as (url, token):
+    with served(
+        run_dir / "export", run_dir / "engine.log", device=_device(cfg), dtype=cfg.model.dtype,
+        max_context_tokens=cfg.model.max_context_tokens, concurrency=cfg.judge.concurrency,
+        start_timeout_s=cfg.judge.start_timeout_s,
+    ) as (url, token):  # fmt: skip
         judgements = asyncio.run(_ask_all(cfg, run_dir / "export", url, token, triples))
     failed = sum(j.failed for j in judgements)
     log.info("%d of %d votes failed to give a verdict", failed, cfg.judge.votes * len(triples))
@@ -152,29 +149,6 @@ async def _ask_all(cfg: RewardModelConfig, folder: Path, url: str, token: str, t
             ask, votes=j.votes, retries=j.retries, seed=cfg.seed, template=cfg.data.template, concurrency=j.concurrency
         )  # fmt: skip
         return await judge.judge(triples)
-
-
-@contextmanager
-def served(cfg: RewardModelConfig, folder: Path, log_file: Path) -> Iterator[tuple[str, str]]:
-    """(url, token) of a vLLM server on `folder`, which ends with the block. Raises EngineError with its log's name."""
-    rollout = RolloutConfig(max_concurrent=cfg.judge.concurrency, repetition=RepetitionConfig(enabled=False))
-    port, token = free_port("127.0.0.1"), secrets.token_hex(16)
-    argv, env = engine_command(
-        rollout, model_dir=folder, host="127.0.0.1", port=port, device=_device(cfg), dtype=cfg.model.dtype,
-        max_context=cfg.model.max_context_tokens, dummy=False, token=token,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    with log_file.open("wb") as out:
-        process = subprocess.Popen(
-            argv, env=os.environ | env, stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare
-        )  # fmt: skip
-    try:
-        asyncio.run(wait_ready(url, token, lambda: process.poll() is None, cfg.judge.start_timeout_s))
-        yield url, token
-    except EngineError as error:
-        raise EngineError(f"{error} ({log_file})") from error
-    finally:
-        child.end(process)
 
 
 def _device(cfg: RewardModelConfig) -> str:
