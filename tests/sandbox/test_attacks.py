@@ -88,6 +88,37 @@ def test_killing_everything(backend, host):  # noqa: F811
     assert outcome.limit == "wall"
 
 
+def hidden_time(count, seconds):
+    return attacks.HIDDEN_TIME.replace("COUNT", str(count)).replace("SECONDS", str(seconds))
+
+
+def test_time_of_children_that_nobody_waits_for(backend, host):  # noqa: F811
+    outcome = attack(backend, host, hidden_time(150, 0.02), limits=replace(SMALL, cpu_s=0.4), ends=False)
+    assert outcome.limit == "cpu" and 0.4 < outcome.cpu_s < 1.0, outcome
+    outcome = attack(backend, host, hidden_time(60, 0.005))
+    assert 0.3 < outcome.cpu_s < 2.0, outcome
+
+
+@pytest.mark.parametrize("name", ["bubblewrap", "warm", *(["crun"] if os.geteuid() == 0 else [])])
+def test_hidden_time_where_the_kernel_gives_no_task_clock(base_image, name):  # noqa: F811
+    """As under Debian's perf_event_paranoid=3: a filter refuses perf_event_open to all that this process starts."""
+    import subprocess
+    import sys
+
+    script = attacks.PRELUDE.replace('json.loads(os.environ["K15_HOST"])', "{}") + hidden_time(150, 0.02)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from offered import *\n"
+        "import pyseccomp as s; from k15.sandbox.backends import cgroups; cgroups.PARANOID = Path('/nowhere')\n"
+        "rules = s.SyscallFilter(s.ALLOW); rules.add_rule(s.ERRNO(1), 'perf_event_open'); rules.load()\n"
+        f"b = {{'bubblewrap': lambda: Bubblewrap(groups=False), 'warm': Warm, 'crun': Crun}}[{name!r}]()\n"
+        f"o = b.run(Job(['python3', '-c', {script!r}], limits=Limits(cpu_s=0.4, wall_s=30)))\n"
+        "b.close(); print(o.limit, o.cpu_s, o.error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=90)
+    limit, cpu_s, error = done.stdout.split()
+    assert (limit, error) == ("cpu", "None") and 0.4 < float(cpu_s) < 1.0, done
+
+
 def test_fork_bomb(backend, host):  # noqa: F811
     outcome = attack(backend, host, attacks.FORK_BOMB, limits=replace(SMALL, wall_s=2.0), ends=False)
     assert outcome.limit in ("wall", "cpu") and outcome.stdout == b"held\n"

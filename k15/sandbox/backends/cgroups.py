@@ -1,5 +1,7 @@
 """Cgroups made once and used by one job after another: total memory, number of processes, processor time.
 
+Processor time is init's to hold and to tell (native/survey.c). The kernel's own account of a group is looked at after the job:
+it has what children of parents that ignore SIGCHLD used, also where init may open no task clock.
 Version 1 and 2. On version 2 a group with processes cannot hand controllers down, so the service's own processes move into
 a leaf beside the slots (this is what a delegated group is for: a Slurm step, a container, a systemd scope with Delegate=yes).
 """
@@ -17,6 +19,8 @@ from k15.errors import SandboxError
 from k15.sandbox.job import Job, Limits, Outcome
 
 BASE = Path("/sys/fs/cgroup")
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+START_CPU_S = 0.05  # the group's share that is not the job's: the runtime's and init's, at most
 _LEAF = "k15-service"
 OWN_PROCESSES = 6  # the runtime's and init, which sit in the group beside the job's
 _REMEDY = "run as root, or in a delegated cgroup (Slurm: task/cgroup; systemd: Delegate=yes)"
@@ -38,9 +42,15 @@ class Places:
     memory: Path
     pids: Path
     devices: Path | None = None
+    cpu: Path | None = None
 
     def directories(self) -> list[Path]:
-        return list(dict.fromkeys(d for d in (self.memory, self.pids, self.devices) if d is not None))
+        return list(dict.fromkeys(d for d in (self.memory, self.pids, self.devices, self.cpu) if d is not None))
+
+    def below(self, name: str) -> "Places":
+        """The same, one directory further down."""
+        devices, cpu = (d / name if d is not None else None for d in (self.devices, self.cpu))
+        return Places(self.version, self.memory / name, self.pids / name, devices, cpu)
 
 
 def find() -> Places:
@@ -48,12 +58,13 @@ def find() -> Places:
     own = {names: path for line in _own() for _, joint, path in [line.split(":", 2)] for names in joint.split(",")}
     if own.get("memory") is not None and own.get("pids") is not None:
         devices = BASE / "devices" / own["devices"].lstrip("/") if "devices" in own else None
-        places = Places(1, BASE / "memory" / own["memory"].lstrip("/"), BASE / "pids" / own["pids"].lstrip("/"), devices)
+        cpu = BASE / "cpuacct" / own["cpuacct"].lstrip("/") if "cpuacct" in own and not _has_task_clock() else None
+        places = Places(1, BASE / "memory" / own["memory"].lstrip("/"), BASE / "pids" / own["pids"].lstrip("/"), devices, cpu)
     elif "" in own and (BASE / "cgroup.controllers").exists():
         here = BASE / own[""].lstrip("/")
         if here.name == _LEAF:  # another backend of this process has moved it there
             here = here.parent
-        places = Places(2, here, here)
+        places = Places(2, here, here, cpu=here)
         offered = (here / "cgroup.controllers").read_text().split() if here.is_dir() else []
         if not {"memory", "pids"} <= set(offered):
             raise SandboxError(f"this process's cgroup offers only {offered}, not memory and pids; {_REMEDY}")
@@ -63,6 +74,14 @@ def find() -> Places:
     if closed:
         raise SandboxError(f"cgroups cannot be made in {closed}; {_REMEDY}")
     return places
+
+
+def _has_task_clock() -> bool:
+    """Whether init may count a job's time by itself. One more group to enter costs a start half a millisecond."""
+    try:
+        return int(PARANOID.read_text()) <= 2
+    except (OSError, ValueError):
+        return False
 
 
 def _own() -> list[str]:
@@ -79,6 +98,7 @@ class Group:
         for directory in self.directories:
             _make(directory)
         self._memory, self._pids = places.memory / name, places.pids / name
+        self._cpu = places.cpu / name if places.cpu is not None else None
         if places.devices is not None:
             _write(places.devices / name / "devices.deny", "a")
             for rule in _DEVICES:
@@ -132,6 +152,14 @@ class Group:
                 return int(line.split()[1])
         raise SandboxError(f"this kernel does not count out-of-memory kills in {name}; Linux 4.13 or newer is needed")
 
+    def cpu_s(self) -> float | None:
+        """Processor seconds of all that ever ran in the group, None where nobody keeps account."""
+        if self._cpu is None:
+            return None
+        if self._places.version == 1:
+            return int((self._cpu / "cpuacct.usage").read_text()) / 1e9
+        return int((self._cpu / "cpu.stat").read_text().split()[1]) / 1e6  # usage_usec comes first
+
     def empty(self) -> None:
         """Kill whatever is left in the groups and wait for its end."""
         for _ in range(500):
@@ -149,9 +177,12 @@ class Group:
 
         The kernel kills one process (version 1) and the rest of the job may go on: its answer does not count.
         """
-        before = self.prepare(job.limits)
+        before, cpu_before = self.prepare(job.limits), self.cpu_s()
         outcome = run()
         self.empty()
+        if cpu_before is not None and (used := self.cpu_s() - cpu_before - START_CPU_S) > outcome.cpu_s:
+            late = outcome.limit is None and outcome.error is None and used > job.limits.cpu_s
+            outcome = replace(outcome, cpu_s=used, limit="cpu" if late else outcome.limit)
         if self.kills() == before or outcome.limit == "memory":
             return outcome
         return replace(outcome, limit="memory", memory_mb=float(job.limits.memory_mb), error=None)
@@ -179,10 +210,9 @@ class Nest:
         self._inner = [d / name for d in places.directories()]
         for directory in self._inner:
             _make(directory)
-        memory, pids = places.memory / name, places.pids / name
+        self._places = places.below(name)
         if places.version == 2:
-            _write(memory / "cgroup.subtree_control", "+memory +pids")
-        self._places = Places(places.version, memory, pids, places.devices / name if places.devices is not None else None)
+            _write(self._places.memory / "cgroup.subtree_control", "+memory +pids")
 
     def group(self, name: str) -> Group:
         return Group(self._places, name)

@@ -177,7 +177,7 @@ static void run_child(const struct head *head, struct blob filter, int in, char 
 	_exit(127);
 }
 
-struct end { int done, status; uint32_t limit; uint64_t cpu_us, memory; int full; };
+struct end { int done, status; uint32_t limit; uint64_t memory; int full; };
 
 /* Reaps what has ended; remembers how the job's own process did. */
 static void reap(pid_t child, struct end *end, int flags)
@@ -212,12 +212,11 @@ static struct end watch(const struct head *head, pid_t child, int signals, uint6
 		now = now_us();
 		if (!end.done && now >= deadline) end.limit = WALL;
 		if (!end.done && !end.limit && now >= next) {
-			uint64_t cpu, memory;
-			survey(&cpu, &memory, 0);
-			if (head->memory && memory > head->memory) survey(&cpu, &memory, 1);
+			uint64_t memory = survey(0);
+			if (head->memory && memory > head->memory) memory = survey(1);
 			if (memory > end.memory) end.memory = memory;
 			if (head->memory && memory > head->memory) end.limit = MEMORY;
-			else if (cpu > head->cpu_us) end.limit = CPU;
+			else if (cpu_used() > head->cpu_us) end.limit = CPU;
 			end.full |= disk_full();
 			next = now_us() + head->tick_us;
 		}
@@ -227,14 +226,11 @@ static struct end watch(const struct head *head, pid_t child, int signals, uint6
 
 static void report(const struct head *head, const struct end *end, uint64_t wall, char **keep, uint32_t count)
 {
-	struct rusage use;
 	struct tail tail = {.magic = MAGIC, .exit_code = -1, .limit = end->limit, .wall_us = wall, .memory = end->memory};
-	getrusage(RUSAGE_CHILDREN, &use);
-	tail.cpu_us = (uint64_t)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000 + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
-	if (end->cpu_us > tail.cpu_us) tail.cpu_us = end->cpu_us;
+	tail.cpu_us = cpu_used();
 	if (end->done && WIFEXITED(end->status)) tail.exit_code = WEXITSTATUS(end->status);
 	if (end->done && WIFSIGNALED(end->status)) tail.signal = WTERMSIG(end->status);
-	if (tail.signal == SIGXCPU || (tail.signal && tail.cpu_us > head->cpu_us)) tail.limit = CPU;
+	if (tail.signal == SIGXCPU || (!tail.limit && tail.cpu_us > head->cpu_us)) tail.limit = CPU;
 	if (tail.signal == SIGXFSZ || (tail.exit_code && !tail.limit && (end->full || disk_full()))) tail.limit = DISK;
 	int *files = open_kept(keep, count, &tail.kept);
 	put(&tail, sizeof tail);
@@ -283,10 +279,7 @@ void serve(int from)
 	close(1), close(2);
 	struct end end = watch(&head, child, signals, started);
 	uint64_t wall = now_us() - started;
-	if (end.limit) {
-		uint64_t memory;
-		survey(&end.cpu_us, &memory, 0);
-	}
+	if (end.limit) survey(0);
 	kill(-1, SIGKILL);
 	int was = end.done;
 	reap(child, &end, 0);

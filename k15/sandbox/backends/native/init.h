@@ -25,7 +25,8 @@ int disk_full(void);
 
 /* survey.c */
 int open_survey(void); /* nonzero: /proc cannot be read */
-void survey(uint64_t *cpu_us, uint64_t *memory, int exact);
+uint64_t survey(int exact);
+uint64_t cpu_used(void);
 
 /* main.c, warm.c: nonzero where the job goes on in this very process instead of executing argv */
 int run_inside(char **argv, char **env);
