@@ -9,12 +9,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from k15.config.hf import FAMILIES
 from k15.config.schema import RunConfig
 from k15.config.services import check_services
 from k15.config.values import check_values, get
 from k15.errors import ConfigError, unknown_name
-
-MODEL_TYPES = ("llama", "qwen2", "qwen3", "qwen3_moe")
 
 
 def check(cfg: RunConfig, nodes: int | None = None) -> dict[str, object]:
@@ -63,9 +62,9 @@ def model_config(cfg: RunConfig) -> dict[str, object]:
         model = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(model, dict) or model.get("model_type") not in MODEL_TYPES:
+    if not isinstance(model, dict) or model.get("model_type") not in FAMILIES:
         kind = model.get("model_type") if isinstance(model, dict) else None
-        raise unknown_name(f"model_type in {folder / 'config.json'}", kind, MODEL_TYPES)
+        raise unknown_name(f"model_type in {folder / 'config.json'}", kind, FAMILIES)
     for key in ("num_attention_heads", "num_hidden_layers"):
         if not isinstance(model.get(key), int) or model[key] < 1:
             raise ConfigError(

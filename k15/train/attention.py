@@ -1,6 +1,6 @@
 """Attention over packed sequences: exact, causal, never across sequences; linear layers see no padding.
 
-Shapes: T packed tokens, S sequences, N heads, G key-value heads, D head size.
+Shapes: T packed tokens, S sequences, N heads, G key-value heads, D head size, R entries of a head that are rotated.
 
 Megatron's attention layer projects [T, 1, H] and hands query, key and value to `PackedAttention`, which rotates them
 by each token's position in its own sequence and attends. On CUDA with flash-attn that is one variable-length call.
@@ -19,7 +19,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from .context import gather_heads, gather_tokens
-from .shape import ModelShape
+from .shape import ModelShape, yarn_mscale
 
 try:
     from flash_attn import flash_attn_varlen_func
@@ -50,28 +50,31 @@ class PackedLayout:
 
     cu_seqlens: Tensor  # int32 [S+1]
     longest: int
-    cos: Tensor  # fp32 [T, 1, D/2]
+    cos: Tensor  # fp32 [T, 1, R/2]
     sin: Tensor
     buckets: tuple[Bucket, ...]  # empty where flash-attn takes the pack as it is
     qkv_format: str = "packed"  # not "thd": Megatron must leave [T, 1, N, D] as it is
 
 
 class Rotary:
-    """Rotary angles as transformers computes them (default, linear, llama3), for any positions."""
+    """Rotary angles as transformers computes them (default, linear, llama3, yarn), for any positions."""
 
     def __init__(self, shape: ModelShape, device: torch.device) -> None:
-        exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
+        exponent = torch.arange(0, shape.rotary_dim, 2, dtype=torch.int64).float() / shape.rotary_dim
         inv_freq = 1.0 / (shape.rope_theta**exponent)
         if shape.rope["rope_type"] == "linear":
             inv_freq = inv_freq / shape.rope["factor"]
         elif shape.rope["rope_type"] == "llama3":
             inv_freq = _llama3(inv_freq, shape.rope)
+        self.scale = 1.0
+        if shape.rope["rope_type"] == "yarn":
+            inv_freq, self.scale = _yarn(inv_freq, shape)
         self.inv_freq = inv_freq.to(device)
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T] -> (cos, sin), each fp32 [T, 1, D/2]."""
+        """positions [T] -> (cos, sin), each fp32 [T, 1, R/2]."""
         angle = positions.float()[:, None, None] * self.inv_freq
-        return angle.cos(), angle.sin()
+        return angle.cos() * self.scale, angle.sin() * self.scale
 
 
 def _llama3(inv_freq: Tensor, rope) -> Tensor:
@@ -83,6 +86,27 @@ def _llama3(inv_freq: Tensor, rope) -> Tensor:
     middle = (1 - smooth) * inv_freq / factor + smooth * inv_freq
     scaled = torch.where(wavelength > old / low, inv_freq / factor, inv_freq)
     return torch.where((wavelength <= old / low) & (wavelength >= old / high), middle, scaled)
+
+
+def _yarn(inv_freq: Tensor, shape: ModelShape) -> tuple[Tensor, float]:
+    """Yarn (arXiv 2309.00071, sections 3.2-3.4): slow entries interpolated, fast ones kept, a ramp between; and the factor
+    on cos and sin."""
+    rope, dim = shape.rope, shape.rotary_dim
+
+    def entry(turns: float) -> float:
+        """The entry that turns so often over the context that the model was first trained for."""
+        old = rope["original_max_position_embeddings"]
+        return dim * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(shape.rope_theta))
+
+    low = max(math.floor(entry(rope.get("beta_fast") or 32)), 0)
+    high = min(math.ceil(entry(rope.get("beta_slow") or 1)), dim - 1)
+    ramp = ((torch.arange(dim // 2).float() - low) / max(high - low, 0.001)).clamp(0, 1)
+    scale, mscale, every = rope.get("attention_factor"), rope.get("mscale"), rope.get("mscale_all_dim")
+    if scale is None and mscale and every:
+        scale = yarn_mscale(rope["factor"], mscale) / yarn_mscale(rope["factor"], every)
+    elif scale is None:
+        scale = yarn_mscale(rope["factor"], 1.0)
+    return inv_freq / rope["factor"] * ramp + inv_freq * (1 - ramp), scale
 
 
 def make_layout(lengths: Sequence[int], rotary: Rotary, device: torch.device, dtype: torch.dtype = torch.float32) -> PackedLayout:
@@ -137,17 +161,20 @@ class PackedAttention(MegatronModule):
         layout, group = packed_seq_params, mpu.get_context_parallel_group()
         q, k, v = (gather_tokens(x.squeeze(1), group) for x in (query, key, value))
         q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
-        if not layout.buckets:
-            cu, longest = layout.cu_seqlens, layout.longest
-            out = flash_attn_varlen_func(q, k, v, cu, cu, longest, longest, causal=True)
-        else:
-            parts = [_bucket_attention(q, k, v, bucket) for bucket in layout.buckets]
-            out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        out = gather_heads(out, group)
+        out = gather_heads(attend(q, k, v, layout), group)
         return out.reshape(out.shape[0], 1, -1)
 
 
-def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, scale: float | None = None) -> Tensor:
+    """Rotated q [T, N, D], k and v [T, G, D] -> [T, N, D]. `scale` of the softmax; None: D ** -0.5."""
+    if not layout.buckets:
+        cu, longest = layout.cu_seqlens, layout.longest
+        return flash_attn_varlen_func(q, k, v, cu, cu, longest, longest, causal=True, softmax_scale=scale)
+    parts = [_bucket_attention(q, k, v, bucket, scale) for bucket in layout.buckets]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float | None) -> Tensor:
     """[T, N, D], [T, G, D] -> the bucket's tokens [stop-start, N, D]."""
 
     def spread(x: Tensor) -> Tensor:
@@ -157,6 +184,6 @@ def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket) -> Tensor
         return x.view(bucket.rows, bucket.width, *x.shape[1:]).transpose(1, 2)
 
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, enable_gqa=grouped, scale=scale)
     out = out.transpose(1, 2).reshape(bucket.rows * bucket.width, *q.shape[1:])
     return out if bucket.slots is None else out.index_select(0, bucket.slots)

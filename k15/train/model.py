@@ -5,6 +5,7 @@ are replaced, and norms stay separate), so that one table maps them to Hugging F
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,10 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from k15.config.schema import ParallelConfig
 from k15.weights.layout import is_expert
 
 from .attention import PackedAttention, PackedLayout
+from .latent import LatentAttention, LatentSubmodules
 from .shape import ModelShape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -119,7 +122,7 @@ def _mark_parameters(model: HiddenModel) -> None:
     for name, parameter in model.named_parameters():
         if is_expert(name):
             parameter.allreduce = False  # reduced over expert-data-parallel ranks, not data-parallel ones
-        parameter.tensor_model_parallel = not any(word in name for word in ("norm", "router", "score"))
+        parameter.tensor_model_parallel = not any(word in name for word in ("norm", "router", "score", "down_proj"))
 
 
 def initialise_model_parallel(parallel: ParallelConfig) -> None:
@@ -138,22 +141,11 @@ def transformer_config(
     shape: ModelShape, parallel: ParallelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> TransformerConfig:
     """Megatron's settings: no fusion that needs a build, no dropout, no auxiliary loss, gradients summed."""
-    experts = {}
-    if shape.experts > 0:
-        experts = {
-            "num_moe_experts": shape.experts,
-            "moe_ffn_hidden_size": shape.expert_intermediate,
-            "moe_router_topk": shape.experts_per_token,
-            # Softmax over the chosen experts equals transformers' norm_topk_prob; over all experts equals its absence.
-            "moe_router_pre_softmax": not shape.normalise_router,
-            "moe_router_dtype": "fp32",
-            "moe_router_load_balancing_type": "none",
-            "moe_aux_loss_coeff": 0.0,
-        }
     recompute = {}
     if parallel.recompute:
         recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    return TransformerConfig(
+    kind = TransformerConfig if shape.latent is None else MLATransformerConfig
+    return kind(
         num_layers=shape.layers,
         hidden_size=shape.hidden,
         ffn_hidden_size=shape.intermediate,
@@ -190,9 +182,49 @@ def transformer_config(
         apply_rope_fusion=False,
         persist_layer_norm=False,
         deallocate_pipeline_outputs=True,
-        **experts,
+        **_expert_settings(shape),
+        **_latent_settings(shape),
         **recompute,
     )
+
+
+def _expert_settings(shape: ModelShape) -> dict[str, Any]:
+    if shape.experts == 0:
+        return {}
+    router = shape.router
+    settings: dict[str, Any] = {
+        "num_moe_experts": shape.experts,
+        "moe_ffn_hidden_size": shape.expert_intermediate,
+        "moe_shared_expert_intermediate_size": shape.shared_intermediate if shape.shared_intermediate > 0 else None,
+        "moe_router_topk": shape.experts_per_token,
+        # Softmax over the chosen experts equals transformers' norm_topk_prob; over all experts equals its absence.
+        "moe_router_pre_softmax": not router.normalise,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+    }
+    if router.sigmoid:
+        # The bias balanced the experts' load in pretraining; here it stays as it is, so that the engine's never differs.
+        bias = {"moe_router_enable_expert_bias": True, "moe_router_bias_update_rate": 0.0}
+        settings |= {"moe_router_score_function": "sigmoid", "moe_router_topk_scaling_factor": router.scale, **bias}
+        settings["moe_router_pre_softmax"] = False  # sigmoid scores are normalised over the chosen ones
+    if router.groups > 0:
+        settings |= {"moe_router_num_groups": router.groups, "moe_router_group_topk": router.groups_chosen}
+    return settings
+
+
+def _latent_settings(shape: ModelShape) -> dict[str, Any]:
+    if shape.latent is None:
+        return {}
+    latent = shape.latent
+    return {
+        "q_lora_rank": latent.query_rank,
+        "kv_lora_rank": latent.kv_rank,
+        "qk_head_dim": latent.plain,
+        "qk_pos_emb_head_dim": latent.rotated,
+        "v_head_dim": latent.value,
+        "rope_type": "rope",  # unused: `LatentAttention` rotates
+    }
 
 
 def _block_spec(shape: ModelShape, config: TransformerConfig, device: torch.device) -> TransformerBlockSubmodules:
@@ -203,25 +235,40 @@ def _block_spec(shape: ModelShape, config: TransformerConfig, device: torch.devi
         backend = TESpecProvider()
     else:
         backend = LocalSpecProvider()
-    linears = {"linear_fc1": backend.column_parallel_linear(), "linear_fc2": backend.row_parallel_linear()}
-    if shape.experts > 0:
-        expert = ModuleSpec(module=SequentialMLP, submodules=MLPSubmodules(**linears))
-        mlp = ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=expert))
-    else:
-        mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(**linears))
+    column, row = backend.column_parallel_linear(), backend.row_parallel_linear()
+    linears = MLPSubmodules(linear_fc1=column, linear_fc2=row)
+    experts = MoESubmodules(
+        experts=ModuleSpec(module=SequentialMLP, submodules=linears),
+        shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=linears),
+    )
+    dense, sparse = ModuleSpec(module=MLP, submodules=linears), ModuleSpec(module=MoELayer, submodules=experts)
+    attention = _attention_spec(shape, column, row)
+    count = config.num_layers // config.pipeline_model_parallel_size
+    first = mpu.get_pipeline_model_parallel_rank() * count
+    layers = [_layer_spec(attention, sparse if n in shape.sparse else dense) for n in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _attention_spec(shape: ModelShape, column: type, row: type) -> ModuleSpec:
+    if shape.latent is not None:
+        parts = LatentSubmodules(column=column, row=row, norm=RMSNorm)
+        return ModuleSpec(module=LatentAttention, params={"softmax_scale": shape.softmax_scale}, submodules=parts)
     qk_norm = RMSNorm if shape.qk_norm else IdentityOp
-    attention = ModuleSpec(
+    return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=backend.column_parallel_linear(),
+            linear_qkv=column,
             core_attention=PackedAttention,
-            linear_proj=backend.row_parallel_linear(),
+            linear_proj=row,
             q_layernorm=qk_norm,
             k_layernorm=qk_norm,
         ),
     )
-    layer = ModuleSpec(
+
+
+def _layer_spec(attention: ModuleSpec, mlp: ModuleSpec) -> ModuleSpec:
+    return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
@@ -232,5 +279,3 @@ def _block_spec(shape: ModelShape, config: TransformerConfig, device: torch.devi
             mlp_bda=get_bias_dropout_add,
         ),
     )
-    layers = config.num_layers // config.pipeline_model_parallel_size
-    return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=RMSNorm)

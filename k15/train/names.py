@@ -1,8 +1,8 @@
 """Global parameter names of this rank, who exports which, and filling parameters from Hugging Face tensors."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,25 +11,18 @@ from torch import Tensor
 
 from k15.weights import layout
 
-_LAYER = re.compile(r"(?<=decoder\.layers\.)(\d+)(?=\.)")
-_EXPERT = re.compile(r"(?<=local_experts\.)(\d+)(?=\.)")
-
-
-def global_name(name: str, layers_here: int, experts_here: int) -> str:
-    """A module's parameter name with the layer and expert numbers of the whole model."""
-    first_layer = mpu.get_pipeline_model_parallel_rank() * layers_here
-    first_expert = mpu.get_expert_model_parallel_rank() * experts_here
-    name = _LAYER.sub(lambda m: str(int(m[1]) + first_layer), name)
-    return _EXPERT.sub(lambda m: str(int(m[1]) + first_expert), name)
-
 
 def named_parameters(model) -> Iterator[tuple[str, Tensor]]:
-    """(global name, this rank's shard) of every parameter, the last stage's copy of a tied embedding included."""
+    """(global name, this rank's shard) of every parameter, the last stage's copy of a tied embedding included; and of the
+    routers' expert biases, which are weights of the model but buffers of Megatron's."""
     config = model.config
     layers = config.num_layers // config.pipeline_model_parallel_size
     experts = (config.num_moe_experts or 0) // config.expert_model_parallel_size
-    for name, parameter in model.named_parameters():
-        yield global_name(name, layers, experts), parameter
+    first_layer = mpu.get_pipeline_model_parallel_rank() * layers
+    first_expert = mpu.get_expert_model_parallel_rank() * experts
+    biases = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith("router.expert_bias"))
+    for name, parameter in chain(model.named_parameters(), biases):
+        yield layout.global_name(name, first_layer, first_expert), parameter
 
 
 def shard_of(name: str) -> tuple[int, int]:
@@ -65,7 +58,7 @@ def random_reader(config: Mapping[str, Any], seed: int) -> Callable[[str], Tenso
     def read(name: str) -> Tensor:
         if name.endswith("norm.weight"):
             return torch.ones(shapes[name])
-        if name.endswith(".bias"):
+        if name.endswith("bias"):
             return torch.zeros(shapes[name])
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

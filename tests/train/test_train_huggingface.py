@@ -10,7 +10,20 @@ FAMILIES = {
     "qwen2": {},
     "qwen3": {},
     "qwen3_moe": {},
-    "qwen3_moe_raw": {"norm_topk_prob": False},
+    "qwen3_moe_raw": {"norm_topk_prob": False, "mlp_only_layers": [2]},
+    "mixtral": {},
+    "deepseek_v3": {
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,  # so that 40 positions turn in every regime
+            "beta_fast": 4,
+            "beta_slow": 1,
+            "mscale": 0.7,
+            "mscale_all_dim": 1.0,
+        }
+    },
+    "deepseek_v3_moonlight": {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3},
     "llama": {
         "rope_parameters": {
             "rope_type": "llama3",
@@ -31,11 +44,12 @@ def _save_with_transformers(folder: Path, name: str) -> dict:
 
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = hf_config(name.removesuffix("_raw"), **FAMILIES[name])
+    config = hf_config(name.removesuffix("_raw").removesuffix("_moonlight"), **FAMILIES[name])
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     with torch.no_grad():
-        for parameter in model.parameters():
+        biases = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+        for parameter in [*model.parameters(), *biases]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.float().save_pretrained(folder)
     return json.loads((folder / "config.json").read_text())
@@ -101,9 +115,9 @@ def test_logprobs_equal_transformers(name, agreed):
 
 
 SPLIT = {
-    "dense": ([n for n in FAMILIES if "moe" not in n], {"tensor": 2, "pipeline": 2}),
+    "dense": (["qwen2", "qwen3", "llama"], {"tensor": 2, "pipeline": 2}),
     "experts": (
-        [n for n in FAMILIES if "moe" in n],
+        [n for n in FAMILIES if n not in ("qwen2", "qwen3", "llama")],
         {"tensor": 2, "pipeline": 2, "expert": 2, "sequence_parallel": True},
     ),
 }

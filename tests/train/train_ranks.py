@@ -16,7 +16,7 @@ VOCAB = 51  # odd, so that tensor parallelism has to pad it
 
 
 def hf_config(family: str, **changes: Any) -> dict[str, Any]:
-    """A tiny config.json: 4 layers, 4 heads, 2 key-value heads, 4 experts."""
+    """A tiny config.json: 4 layers, 4 heads, 2 key-value heads, 4 experts (DeepSeek's: 8 in 2 groups, and a dense layer)."""
     config = {
         "model_type": family,
         "vocab_size": VOCAB,
@@ -35,6 +35,14 @@ def hf_config(family: str, **changes: Any) -> dict[str, Any]:
     if family == "qwen3_moe":
         config |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
         config |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+    if family == "mixtral":
+        config |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    if family == "deepseek_v3":
+        del config["head_dim"]
+        config |= {"num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 16, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4}
+        config |= {"v_head_dim": 8, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}
+        config |= {"moe_intermediate_size": 12, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True}
+        config |= {"routed_scaling_factor": 2.5}
     return config | changes
 
 
