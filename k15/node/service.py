@@ -13,16 +13,16 @@ from pathlib import Path
 
 import aiohttp
 
+from k15.config.schema import WeightsConfig
 from k15.errors import ClusterError
 from k15.log import get_logger
 from k15.node.agent import Agent
 from k15.node.client import AgentClient
 from k15.node.network import node_address
 from k15.node.rendezvous import JobIdentity, Rendezvous, await_rendezvous, publish
-from k15.node.versions import pull_version
+from k15.node.versions import Versions
 from k15.weights.etcd import Etcd, start_etcd
 from k15.weights.owner import Claim, claim, job_directory, remove_stale
-from k15.weights.segments import collect
 from k15.weights.store import Held, Store
 
 log = get_logger("node")
@@ -34,9 +34,11 @@ class Node:
     """This task's part of the job."""
 
     def __init__(
-        self, identity: JobIdentity, run_dir: Path, device: str, *, controller: str = "k15.runs.controller", command: str = "rl"
-    ) -> None:
+        self, identity: JobIdentity, run_dir: Path, device: str, *, controller: str = "k15.runs.controller", command: str = "rl",
+        weights: WeightsConfig | None = None,
+    ) -> None:  # fmt: skip
         """`controller`: the module that the head node runs for `command`; trainer ranks read that command's config."""
+        self.weights = weights if weights is not None else WeightsConfig()
         self.identity = identity
         self.controller = controller
         self.command = command
@@ -62,12 +64,13 @@ class Node:
             "K15_SEGMENT_DIR": str(self.segments),
             "K15_NODE_RANK": str(self.identity.node_rank),
             "K15_COMMAND": self.command,
+            "K15_WEIGHTS_SPARE": str(int(self.weights.spare)),
         }  # for children
         try:
             rendezvous = await self._meet()
             store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
             async with aiohttp.ClientSession() as session:
-                agent = self._agent(rendezvous, store, session)
+                agent = self._agent(rendezvous, store)
                 await self._serve(agent, rendezvous, store, session)
         finally:
             self._clean()
@@ -87,17 +90,15 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _agent(self, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> Agent:
+    def _agent(self, rendezvous: Rendezvous, store: Store) -> Agent:
         rank = self.identity.node_rank
-
-        async def pull(version: int) -> dict[str, object]:
-            agents = await asyncio.to_thread(read_agents, store)
-            peers = {str(r): a["url"] for r, a in agents.items()}
-            return await pull_version(session, store, version, str(rank), self.segments, peers, rendezvous.token)
-
+        versions = Versions(
+            store, str(rank), self.segments, rendezvous.token, lambda: {str(r): a["url"] for r, a in read_agents(store).items()},
+            transport=self.weights.transport, spare=self.weights.spare,
+        )  # fmt: skip
         return Agent(
             node_rank=rank, address=self.address, token=rendezvous.token, log_dir=self._log_dir(), segment_dir=self.segments,
-            pull=pull, collect=lambda keep: collect(self.segments, keep),
+            pull=versions.pull, collect=versions.collect,
         )  # fmt: skip
 
     async def _serve(self, agent: Agent, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:

@@ -1,44 +1,99 @@
-"""A weight version on this node: which segments make it whole, and fetching those that are elsewhere (report 2.6.3)."""
+"""Weight versions on this node: which segments make one whole, fetching those that are elsewhere, serving them on (2.6.3)."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import aiohttp
-
-from k15.weights.pull import fetch, missing
-from k15.weights.segments import Manifest, segment_name
+from k15.errors import WeightsError
+from k15.weights.buffers import Workspace
+from k15.weights.pull import Copier, is_here, nearest, twins
+from k15.weights.segments import Manifest, collect, verify_segment
 from k15.weights.store import Store
+from k15.weights.transport.choice import Choice, open_transports
+
+COPIES = 3  # segments that a node pulls at once
 
 
-def one_of_each(manifests: Iterable[Manifest], node: str) -> list[Manifest]:
-    """One manifest for each distinct set of slices: this node's own where it has one, else by rank in turn over nodes.
+class Versions:
+    """This node's segments in `directory`. `read_peers` gives the base URL of every living agent by node name.
 
-    Data-parallel twins on several nodes hold the same slices; each node needs them once.
+    `transport`, `spare`: see `WeightsConfig`.
     """
-    twins: dict[frozenset, list[Manifest]] = {}
-    for m in sorted(manifests, key=lambda m: m.rank):
-        twins.setdefault(frozenset((e.name, e.starts) for e in m.entries), []).append(m)
-    return [next((m for m in same if m.node == node), same[sum(node.encode()) % len(same)]) for same in twins.values()]
 
+    def __init__(
+        self, store: Store, node: str, directory: Path, token: str, read_peers: Callable[[], dict[str, str]], *,
+        transport: str = "auto", spare: bool = True,
+    ) -> None:  # fmt: skip
+        self._store, self._node, self._directory, self._token = store, node, directory, token
+        self._read_peers, self._transport, self._spare = read_peers, transport, spare
+        self._workspace = Workspace(directory, keep=spare)
+        self._choice: Choice | None = None  # once this node's own URL is known
+        # Not the loop's own threads: peers that wait for each other's files need those.
+        self._puller = ThreadPoolExecutor(1, thread_name_prefix="versions")
 
-async def pull_version(
-    session: aiohttp.ClientSession,
-    store: Store,
-    version: int,
-    node: str,
-    directory: Path,
-    peers: Mapping[str, str],
-    token: str,
-) -> dict[str, object]:
-    """Make `version` whole in `directory`; {"paths": local segment files, "bytes_pulled": from `peers` (node -> URL)}.
+    async def pull(self, version: int) -> dict[str, object]:
+        """Make `version` whole here: {"paths": local segment files, "bytes_pulled": from peers}, every checksum looked at.
 
-    Raises WeightsError when the version is not registered or a peer cannot give its part.
-    """
-    chosen = one_of_each(await asyncio.to_thread(store.manifests, version), node)
-    absent = missing(chosen, node, directory)
-    await asyncio.gather(*(fetch(session, peers[m.node], token, directory, m) for m in absent))
-    return {
-        "paths": [str(directory / segment_name(version, m.rank)) for m in chosen],
-        "bytes_pulled": sum(m.nbytes for m in absent),
-    }
+        Raises WeightsError when the version is not registered or no peer can give a part of it.
+        """
+        stop = threading.Event()  # a cancelled call must not leave threads that wait for a dead peer
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._puller, self._pull, version, stop)
+        finally:
+            stop.set()
+
+    def _pull(self, version: int, stop: threading.Event) -> dict[str, object]:
+        peers = self._read_peers()
+        if self._choice is None:
+            self._choice = open_transports(self._transport, self._token, peers[self._node])
+        lease = self._store.lease_of(f"agents/{self._node}")
+        copier = Copier(self._store, self._node, self._workspace, self._choice, peers, lease, stop)
+        groups = [nearest(same, self._node, self._directory) for same in twins(self._store.manifests(version))]
+        turn = sum(self._node.encode()) % len(groups)
+
+        def one(same: list[Manifest]) -> tuple[Manifest, int]:
+            manifest, nbytes = self._one(copier, same)
+            assert self._choice is not None
+            if nbytes > 0 or self._choice.names != ["http"]:  # who wrote a segment is known to offer it over HTTP
+                record = self._choice.offer(self._directory, manifest)
+                self._store.add_holder(version, manifest.rank, self._node, record, lease)
+            return manifest, nbytes
+
+        with ThreadPoolExecutor(COPIES, thread_name_prefix="segments") as pool:
+            futures = [pool.submit(one, same) for same in groups[turn:] + groups[:turn]]
+            try:
+                got = [f.result() for f in futures]
+            except BaseException:
+                stop.set()  # the others' work is of no use any more
+                pool.shutdown(cancel_futures=True)
+                raise
+        got.sort(key=lambda g: g[0].rank)
+        return {"paths": [str(self._directory / m.file) for m, _ in got], "bytes_pulled": sum(n for _, n in got)}
+
+    def _one(self, copier: Copier, same: list[Manifest]) -> tuple[Manifest, int]:
+        """One of these twins is here and right afterwards; (which, bytes copied)."""
+        if is_here(same[0], self._node, self._directory):
+            verify_segment(self._directory / same[0].file, same[0])
+            return same[0], 0
+        faults = []
+        for manifest in same:
+            try:
+                return manifest, copier.copy(manifest)
+            except WeightsError as error:
+                faults.append(str(error))
+        raise WeightsError("; ".join(faults))
+
+    def collect(self, keep: Iterable[int]) -> None:
+        """Drop all versions but `keep`."""
+        collect(self._directory, keep, spare=self._spare)
+        if self._choice is not None:
+            self._choice.forget()
+
+    def close(self) -> None:
+        """Let go of all memory; the files stay."""
+        self._puller.shutdown()
+        if self._choice is not None:
+            self._choice.close()
+        self._workspace.close()

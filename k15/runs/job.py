@@ -49,7 +49,10 @@ class Job:
 
         if identity.node_rank == 0:
             prepare_folder(cfg, run_dir, self.may_change)
-        node = Node(identity, run_dir, device(cfg.cluster.device), controller=self.controller, command=self.command)
+        node = Node(
+            identity, run_dir, device(cfg.cluster.device), controller=self.controller, command=self.command,
+            weights=getattr(cfg, "weights", None),  # of commands that hand weights to engines
+        )  # fmt: skip
         return asyncio.run(node.run())
 
 

@@ -1,75 +1,119 @@
-"""Bring a version's segments to this node: local ones first, the rest over HTTP from the agents that hold them."""
+"""Bring a version's segments to this node: what is here stays, the rest comes from any node that holds it.
 
-import asyncio
+A holder sends one copy of a segment at a time; who finds all busy waits for the first copy to end, and then there are two
+holders. So N nodes take about log2(N) copies of time, and the node that trained sends about log2(N) of the N copies.
+"""
+
 import os
-from collections.abc import Iterable
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import aiohttp
+import xxhash
+from etcd3gw.lease import Lease
 
 from k15.errors import WeightsError
-from k15.weights.segments import Manifest, adopt, manifest_path
+from k15.log import get_logger
+from k15.weights.buffers import Workspace
+from k15.weights.segments import Manifest, manifest_path, publish
+from k15.weights.store import Store
+from k15.weights.transport import Sink, TransferError
+from k15.weights.transport.choice import Choice
 
-ATTEMPTS = 3
-BLOCK_BYTES = 4 << 20
-STALL_S = 60.0  # a peer that sends nothing for so long is taken for dead
-
-
-def missing(manifests: Iterable[Manifest], node: str, directory: Path) -> list[Manifest]:
-    """What `node` must fetch: one manifest a rank whose segment neither was written here nor lies in `directory` whole.
-
-    Where several nodes hold a rank's segment, nodes choose different ones (by name), which spreads the load.
-    """
-    holders: dict[int, list[Manifest]] = {}
-    for manifest in manifests:
-        holders.setdefault(manifest.rank, []).append(manifest)
-    wanted = []
-    for rank, choices in sorted(holders.items()):
-        if not any(c.node == node or _present(directory, c) for c in choices):
-            choices.sort(key=lambda c: c.node)
-            wanted.append(choices[(rank + sum(node.encode())) % len(choices)])
-    return wanted
+log = get_logger("weights")
+ATTEMPTS = 5  # at one holder, with BACKOFF_S, 4 x BACKOFF_S, ... between them: a link may be away for ten seconds
+BACKOFF_S = 0.2
+WAIT_S = 0.03  # between looks for a free holder, longer with every look
 
 
-def _present(directory: Path, manifest: Manifest) -> bool:
-    """The very segment of this manifest (checksums included) is here already."""
-    beside = manifest_path(directory / manifest.file)
+def twins(manifests: Iterable[Manifest]) -> list[list[Manifest]]:
+    """Manifests by distinct set of slices, in rank order. Data-parallel twins hold the same slices; a node needs them once."""
+    found: dict[frozenset, list[Manifest]] = {}
+    for m in sorted(manifests, key=lambda m: m.rank):
+        found.setdefault(frozenset((e.name, e.starts) for e in m.entries), []).append(m)
+    return list(found.values())
+
+
+def nearest(same: list[Manifest], node: str, directory: Path) -> list[Manifest]:
+    """Twins in the order in which `node` takes them: one that is here, else by rank in turn over nodes."""
+    turn = sum(node.encode()) % len(same)
+    rotated = same[turn:] + same[:turn]
+    return sorted(rotated, key=lambda m: not is_here(m, node, directory))
+
+
+def is_here(manifest: Manifest, node: str, directory: Path) -> bool:
+    """The very segment of this manifest (checksums included) lies in `directory`, written here or copied before."""
     try:
-        return Manifest.from_json(beside.read_text()) == manifest
+        return Manifest.from_json(manifest_path(directory / manifest.file).read_text()) == manifest
     except FileNotFoundError:
+        if manifest.node == node:
+            raise WeightsError(f"{manifest.file} is registered as this node's ({node}), but it is not in {directory}") from None
         return False
 
 
-async def fetch(session: aiohttp.ClientSession, url: str, token: str, dest: Path, manifest: Manifest) -> Path:
-    """Copy a segment from the agent at base URL `url` into the directory `dest`; returns its path.
+class Copier:
+    """Copies segments to one node. `peers`: node -> base URL of its agent; `lease`: the node's, None in tools."""
 
-    Streams to a temporary file, verifies every checksum, then renames. Retries what a network can cause.
-    Raises WeightsError when the peer has no such segment or all attempts fail.
-    """
-    source = f"{url.rstrip('/')}/weights/{manifest.file}"
-    tmp = dest / f"{manifest.file}.tmp{os.getpid()}-pull"
-    fault: Exception | None = None
-    for attempt in range(ATTEMPTS):
-        if attempt > 0:
-            await asyncio.sleep(0.2 * 4**attempt)
-        try:
-            await _stream(session, source, token, tmp, manifest.nbytes)
-            return await asyncio.to_thread(adopt, tmp, dest, manifest)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, WeightsError) as error:
-            fault = error
-        finally:
-            tmp.unlink(missing_ok=True)
-    raise WeightsError(f"{source} could not be copied in {ATTEMPTS} attempts: {fault!r}") from fault
+    def __init__(
+        self, store: Store, node: str, workspace: Workspace, choice: Choice, peers: Mapping[str, str], lease: Lease | None,
+        stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self._store, self._node, self._workspace, self._choice = store, node, workspace, choice
+        self._peers, self._lease, self._stop = peers, lease, stop
 
+    def copy(self, manifest: Manifest) -> int:
+        """Copy, verify and publish one segment; returns its bytes. Raises WeightsError when no holder could give it."""
+        tmp = self._workspace.directory / f"{manifest.file}.tmp{os.getpid()}-pull"
+        mapped = manifest.nbytes if self._choice.needs_mapping else 0
+        with self._workspace.buffer(tmp, manifest.rank, mapped_bytes=mapped) as buffer:
+            sink = Sink(buffer, manifest, self._stop)
+            failures: Counter[str] = Counter()
+            faults: list[str] = []
+            while sink.left():
+                with self._holder(manifest, failures, faults) as (node, record):
+                    if failures[node] > 0:  # no other is left
+                        self._stop.wait(BACKOFF_S * 4 ** (failures[node] - 1))
+                    try:
+                        self._choice.read(record, sink)
+                    except TransferError as error:
+                        sink.check_wanted()
+                        failures[node] += 1
+                        faults.append(f"node {node}: {error}")
+                        log.warning("%s from node %s: %s (%d bytes left)", manifest.file, node, error, sink.bytes_left)
+            publish(buffer, self._workspace.directory, manifest, verified=True)
+        return manifest.nbytes
 
-async def _stream(session: aiohttp.ClientSession, source: str, token: str, tmp: Path, nbytes: int) -> None:
-    headers = {"Authorization": f"Bearer {token}"}
-    limit = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=STALL_S)
-    async with session.get(source, headers=headers, timeout=limit) as answer:
-        if answer.status != 200:
-            raise WeightsError(f"{source} answered {answer.status}: {(await answer.text())[:300]}")
-        if answer.content_length not in (None, nbytes):
-            raise WeightsError(f"{source} has {answer.content_length} bytes, its manifest says {nbytes}")
-        with tmp.open("wb") as out:
-            async for block in answer.content.iter_chunked(BLOCK_BYTES):
-                await asyncio.to_thread(out.write, block)
+    @contextmanager
+    def _holder(self, manifest: Manifest, failures: Counter[str], faults: list[str]):
+        """(node, its record) of a holder that now sends to nobody else, the one with fewest failures first."""
+        looks = 0
+        while True:
+            known = self._holders(manifest)
+            able = [node for node in known if failures[node] < ATTEMPTS and node != self._node]
+            if not able:
+                raise WeightsError(
+                    f"{manifest.file} could not be copied from any of nodes {', '.join(sorted(known)) or '(none)'}: "
+                    f"{'; '.join(faults[-3:]) or 'no node of the job holds it'}"
+                )
+            spread = {node: xxhash.xxh3_64_intdigest(f"{node}>{self._node}".encode()) for node in able}
+            for node in sorted(able, key=lambda n: (failures[n], n == manifest.node, spread[n])):
+                slot = f"weights/{manifest.version}/{manifest.rank}/to/{node}"
+                if self._store.create(slot, self._node, self._lease):
+                    try:
+                        yield node, known[node]
+                    finally:
+                        self._store.delete(slot)
+                    return
+            looks += 1
+            if self._stop.wait(min(WAIT_S * looks, 0.5)):
+                raise TransferError("the copy was called off")
+
+    def _holders(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
+        """The node that wrote the segment, as long as its agent lives, and all that have a copy."""
+        found = self._store.holders(manifest.version, manifest.rank)
+        if manifest.node in self._peers:
+            found.setdefault(manifest.node, {"http": self._peers[manifest.node]})
+        return found

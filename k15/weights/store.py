@@ -2,6 +2,10 @@
 
     <prefix>/weights/<version>/<rank>            head: {"chunks": n, "bytes": m}, written last, so that it commits
     <prefix>/weights/<version>/<rank>/<chunk>    the manifest, compressed, in pieces below etcd's request limit
+    <prefix>/weights/<version>/<rank>/at/<node>  a node that holds the segment, and how peers read it there
+    <prefix>/weights/<version>/<rank>/to/<node>  a node that is sending it now: one copy at a time, so that copies spread
+
+What is registered under a node's lease is gone with the node: a version whose owners are dead disappears by itself.
 
 Keys given to a Store are relative to its prefix. Calls are synchronous; from asyncio use `asyncio.to_thread`.
 """
@@ -156,15 +160,28 @@ class Store:
 
     # Weight versions
 
-    def register_manifest(self, version: int, manifest: Manifest) -> None:
-        """Make a finished segment known. Registering the same rank again replaces it."""
+    def lease_of(self, key: str) -> Lease | None:
+        """The lease that `key` was put under, for keys that are to live as long; None where it has none or is missing."""
+        with self._errors(f"get {key}"):
+            found = self._client.get(self._path(key), metadata=True)
+        number = int(found[0][1].get("lease", 0)) if found else 0
+        return Lease(number, self._client) if number != 0 else None
+
+    def create(self, key: str, value: str | bytes, lease: Lease | None = None) -> bool:
+        """`put`, unless the key exists: False then."""
+        raw = value.encode() if isinstance(value, str) else value
+        with self._errors(f"create {key}"):
+            return bool(self._client.create(self._path(key), raw, lease))
+
+    def register_manifest(self, version: int, manifest: Manifest, lease: Lease | None = None) -> None:
+        """Make a finished segment known for as long as `lease` lives. Registering the same rank again replaces it."""
         assert version == manifest.version, (version, manifest.version)
         packed = zlib.compress(manifest.to_json().encode(), 1)
         key = f"weights/{version}/{manifest.rank}"
         chunks = [packed[i : i + CHUNK_BYTES] for i in range(0, len(packed), CHUNK_BYTES)]
         for i, chunk in enumerate(chunks):
-            self.put(f"{key}/{i}", chunk)
-        self.put(key, json.dumps({"chunks": len(chunks), "bytes": len(packed)}))
+            self.put(f"{key}/{i}", chunk, lease)
+        self.put(key, json.dumps({"chunks": len(chunks), "bytes": len(packed)}), lease)
 
     def manifests(self, version: int) -> list[Manifest]:
         """All registered manifests of a version, by rank. Raises WeightsError if there is none or one is torn."""
@@ -180,6 +197,14 @@ class Store:
         if not parts or None in parts or len(packed) != head["bytes"]:
             raise WeightsError(f"the manifest {key} is torn: was it deleted or replaced just now?")
         return Manifest.from_json(zlib.decompress(packed))
+
+    def holders(self, version: int, rank: int) -> dict[str, dict[str, Any]]:
+        """Which nodes hold a rank's segment: node -> its record (see `k15.weights.transport`)."""
+        found = self.prefix(f"weights/{version}/{rank}/at/")
+        return {key.rsplit("/", 1)[1]: json.loads(value) for key, value in found.items()}
+
+    def add_holder(self, version: int, rank: int, node: str, record: dict[str, Any], lease: Lease | None = None) -> None:
+        self.put(f"weights/{version}/{rank}/at/{node}", json.dumps(record), lease)
 
     def _keys(self, key: str, depth: int) -> set[str]:
         """Names directly (depth 1) below `key`, without their values."""

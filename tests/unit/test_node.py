@@ -16,8 +16,6 @@ from k15.node.agent import Agent
 from k15.node.children import Children
 from k15.node.client import AgentClient
 from k15.node.rendezvous import JobIdentity, Rendezvous, await_rendezvous, publish
-from k15.node.versions import one_of_each
-from k15.weights.segments import Entry, Manifest
 
 
 def alive(pid: int) -> bool:
@@ -134,15 +132,3 @@ def test_a_requeued_job_does_not_read_its_earlier_rendezvous(tmp_path):
     publish(JobIdentity("7", 0, 2, 0), tmp_path, Rendezvous("7", "old", "http://10.0.0.1:1", "p", "10.0.0.1"))
     with pytest.raises(ClusterError):
         await_rendezvous(JobIdentity("7", 1, 2, 1), tmp_path, timeout_s=0.6)
-
-
-def manifest(rank: int, node: str, names: list[str]) -> Manifest:
-    entries = tuple(Entry(n, "float32", (4,), (0,), (4,), 64 * i, 16, 0) for i, n in enumerate(names))
-    return Manifest(3, 0, rank, node, 64 * len(names), entries)
-
-
-def test_each_shard_once_and_from_near():
-    shards = [manifest(0, "0", ["a"]), manifest(1, "0", ["b"]), manifest(2, "1", ["a"]), manifest(3, "1", ["b"])]
-    assert [m.rank for m in one_of_each(shards, "0")] == [0, 1]
-    assert [m.rank for m in one_of_each(shards, "1")] == [2, 3]
-    assert {m.entries[0].name for m in one_of_each(shards, "rollout-only")} == {"a", "b"}

@@ -1,102 +1,229 @@
-"""Segments travel between nodes over a real HTTP server; damage and dead peers are noticed."""
+"""Versions travel between nodes: real agents' HTTP services, a real etcd, real sockets that are cut."""
 
-import aiohttp
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
 import pytest
 import torch
-from aiohttp import web
 
-from k15.errors import WeightsError
+from k15.errors import ClusterError, WeightsError
+from k15.node.agent import Agent
+from k15.node.versions import Versions
 from k15.weights import pull
+from k15.weights.etcd import start_etcd
 from k15.weights.layout import Slice
-from k15.weights.segments import load_manifest, read_segment, write_segment
+from k15.weights.pull import nearest, twins
+from k15.weights.segments import load_manifest, manifest_path, read_segment, write_segment
+from k15.weights.store import Store
+from k15.weights.transport import http
 
 TOKEN = "job-token"
 
 
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory):
+    running = start_etcd(tmp_path_factory.mktemp("etcd") / "data", "127.0.0.1")
+    yield running
+    running.stop()
+
+
+class Wire(threading.Thread):
+    """A TCP relay before an agent that cuts or stalls the connections in `faults` after so many bytes; counts what it sends."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.faults: list[tuple[str, int]] = []
+        self.sent = 0
+        self.target = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                fault = self.faults.pop(0) if self.faults else ("", 1 << 60)
+                threading.Thread(target=self.relay, args=(near, *fault), daemon=True).start()
+
+    def relay(self, near: socket.socket, fault: str, after: int) -> None:
+        with contextlib.suppress(OSError), near, socket.create_connection(self.target) as far:
+            far.sendall(near.recv(65536))
+            passed = 0
+            while block := far.recv(1 << 20):
+                near.sendall(block[: max(after - passed, 0)])
+                passed += len(block)
+                self.sent += len(block)
+                if passed > after and fault == "stall":
+                    time.sleep(6)
+                if passed > after:
+                    return
+
+
+class Cluster:
+    """Nodes with agents and folders of their own, one store, a wire before each agent."""
+
+    def __init__(self, folder, store, **settings) -> None:
+        self.folder, self.store, self.settings = folder, store, settings
+        self.versions, self.wires, self.agents, self.held = {}, {}, [], {}
+
+    async def add(self, node: str) -> Versions:
+        directory = self.folder / node
+        directory.mkdir()
+        versions = Versions(
+            self.store, node, directory, TOKEN, lambda: {n: w.url for n, w in self.wires.items()}, **self.settings
+        )
+        agent = Agent(node_rank=len(self.agents), address="127.0.0.1", token=TOKEN, log_dir=self.folder / "logs",
+                      segment_dir=directory, pull=versions.pull, collect=versions.collect)  # fmt: skip
+        self.agents.append(agent)
+        self.wires[node] = Wire(await agent.start())
+        self.held[node] = self.store.hold(f"agents/{node}", "{}", ttl_s=3)
+        self.versions[node] = versions
+        return versions
+
+    def write(self, node: str, version: int, rank: int, seed: int = 0, rows: int = 50):
+        manifest = write_segment(self.folder / node, version, rank, slices(rank + seed, rows), node=node)
+        self.store.register_manifest(version, manifest, self.store.lease_of(f"agents/{node}"))
+        return manifest
+
+    async def close(self) -> None:
+        for held in self.held.values():
+            with contextlib.suppress(ClusterError):
+                held.close()
+        for versions in self.versions.values():
+            versions.close()
+        for agent in self.agents:
+            await agent.close()
+        for wire in self.wires.values():
+            wire.listener.close()
+
+
 @pytest.fixture
-async def peer(tmp_path):
-    """(base URL, folder it serves, list of faults to play, one an answer)."""
-    folder, faults = tmp_path / "peer", []
-    folder.mkdir()
-
-    async def serve(request):
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return web.Response(status=401, text="no")
-        path = folder / request.match_info["file"]
-        fault = faults.pop() if faults else None
-        if not path.exists() or fault == "busy":
-            return web.Response(status=503 if fault else 404, text="no such file")
-        if fault == "flip":
-            raw = bytearray(path.read_bytes())
-            raw[100] ^= 4
-            return web.Response(body=bytes(raw))
-        if fault == "cut":
-            answer = web.StreamResponse(headers={"Content-Length": str(path.stat().st_size)})
-            await answer.prepare(request)
-            await answer.write(path.read_bytes()[:1000])
-            request.transport.abort()
-            return answer
-        return web.FileResponse(path)
-
-    app = web.Application()
-    app.router.add_get("/weights/{file}", serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}", folder, faults
-    await runner.cleanup()
+async def cluster(tmp_path, etcd, request):
+    made = Cluster(tmp_path, Store(etcd.endpoint, f"/k15/{request.node.name}", etcd.password))
+    yield made
+    await made.close()
 
 
-def slices(seed: int):
+def slices(seed: int, rows: int = 50):
     generator = torch.Generator().manual_seed(seed)
-    return [Slice(f"w{i}", (50, 40), (0, 0), torch.randn(50, 40, generator=generator)) for i in range(3)]
+    names = [f"r{seed % 10}.w{i}" for i in range(3)]
+    return [Slice(n, (rows, 40), (0, 0), torch.randn(rows, 40, generator=generator)) for n in names]
 
 
-async def test_what_is_missing_arrives_whole(peer, tmp_path, monkeypatch):
-    url, folder, faults = peer
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    far = [write_segment(folder, 5, rank, slices(rank), node="far") for rank in (0, 1)]
-    near = write_segment(mine, 5, 2, slices(2), node="near")
-    wanted = pull.missing([*far, near], "near", mine)
-    assert wanted == far and pull.missing([near], "far", folder) == [near]
-
-    real_sleep = pull.asyncio.sleep
-    monkeypatch.setattr(pull.asyncio, "sleep", lambda s: real_sleep(0))  # no waiting between attempts
-    async with aiohttp.ClientSession() as session:
-        for manifest, fault in zip(wanted, (["flip", "cut"], ["busy"]), strict=True):
-            faults[:] = fault
-            path = await pull.fetch(session, url, TOKEN, mine, manifest)
-            assert not faults and load_manifest(path) == manifest
-            for want, found in zip(slices(manifest.rank), read_segment(path, manifest), strict=True):
-                assert torch.equal(want.tensor, found.tensor)
-        assert pull.missing([*far, near], "near", mine) == []
-
-        rewritten = write_segment(folder, 5, 0, slices(77), node="far")  # same file name, other weights
-        assert pull.missing([rewritten, far[1], near], "near", mine) == [rewritten]
-
-        faults[:] = ["flip"] * 9
-        before = sorted(p.name for p in mine.iterdir())
-        with pytest.raises(WeightsError, match=r"3 attempts.*damaged"):
-            await pull.fetch(session, url, TOKEN, mine, rewritten)
-        faults.clear()
-        for bad_url, token, why in ((url, "wrong", "401"), ("http://127.0.0.1:9", TOKEN, "Connect")):
-            with pytest.raises(WeightsError, match=why):
-                await pull.fetch(session, bad_url, token, mine, rewritten)
-        assert sorted(p.name for p in mine.iterdir()) == before, "nothing half-done is left"
-        assert load_manifest(mine / far[0].file) == far[0], "the old segment was not touched"
+def same(directory, manifest, seed: int = 0, rows: int = 50) -> bool:
+    found = read_segment(directory / manifest.file, load_manifest(directory / manifest.file), verify=True)
+    want = slices(manifest.rank + seed, rows)
+    return all(torch.equal(a.tensor, b.tensor) for a, b in zip(want, found, strict=True))
 
 
-def test_several_holders_share_the_load(tmp_path):
-    held = [write_segment(tmp_path / n, 1, r, slices(r), node=n) for r in range(4) for n in ("a", "b") if made(tmp_path / n)]
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    chosen = [m.node for m in pull.missing(held, "c", empty)]
-    assert sorted(chosen) == ["a", "a", "b", "b"]
-    assert chosen != [m.node for m in pull.missing(held, "d", empty)]
-    assert pull.missing(held, "a", empty) == []
+async def test_what_is_missing_arrives_whole(cluster, monkeypatch):
+    monkeypatch.setattr(pull, "BACKOFF_S", 0.0)
+    near, _ = await cluster.add("near"), await cluster.add("far")
+    far = [cluster.write("far", 5, rank) for rank in (0, 1)]
+    own = cluster.write("near", 5, 2)
+    mine = cluster.folder / "near"
+    cluster.wires["far"].faults = [("cut", 900), ("cut", 20_000), ("cut", 0)]
+    got = await near.pull(5)
+    assert got == {"paths": [str(mine / m.file) for m in (*far, own)], "bytes_pulled": far[0].nbytes + far[1].nbytes}
+    assert all(same(mine, m) for m in (*far, own)) and not cluster.wires["far"].faults
+    assert (await near.pull(5))["bytes_pulled"] == 0
+    rewritten = cluster.write("far", 5, 0, seed=70)  # same file name, other weights
+    assert (await near.pull(5))["bytes_pulled"] == rewritten.nbytes and same(mine, rewritten, seed=70)
+
+    damaged = cluster.write("far", 5, 0, seed=20)
+    path = cluster.folder / "far" / damaged.file
+    raw = bytearray(path.read_bytes())
+    raw[100] ^= 4
+    path.write_bytes(raw)
+    before = sorted(p.name for p in mine.iterdir())
+    with pytest.raises(WeightsError, match=r"from any of nodes.*r0\.w0.*far.*is damaged"):
+        await near.pull(5)
+    assert sorted(p.name for p in mine.iterdir()) == before, "nothing half-done is left"
+    assert same(mine, rewritten, seed=70), "the old segment was not touched"
+    manifest_path(mine / own.file).unlink()
+    with pytest.raises(WeightsError, match=r"v5-r2\.seg is registered as this node's \(near\)"):
+        await near.pull(5)
+    with pytest.raises(WeightsError, match="no segment of weights 6 is registered"):
+        await near.pull(6)
 
 
-def made(folder):
-    folder.mkdir(exist_ok=True)
-    return True
+async def test_who_has_not_the_token_gets_nothing(cluster, monkeypatch):
+    monkeypatch.setattr(pull, "BACKOFF_S", 0.0)
+    near, _ = await cluster.add("near"), await cluster.add("far")
+    cluster.write("far", 1, 0)
+    near._token = "guess"
+    with pytest.raises(WeightsError, match="401"):
+        await near.pull(1)
+
+
+async def test_a_silent_holder_is_left_for_another(cluster, monkeypatch):
+    """Cut and stalled connections at two holders; what arrived from one is not asked for again at the next."""
+    monkeypatch.setattr(http, "STALL_S", 1.0)
+    nodes = {n: await cluster.add(n) for n in "abc"}
+    manifest = cluster.write("a", 1, 0, rows=50_000)
+    await nodes["b"].pull(1)
+    assert set(cluster.store.holders(1, 0)) == {"b"}
+    cluster.wires["a"].sent = cluster.wires["b"].sent = 0
+    cluster.wires["b"].faults = [("stall", 9_000_000), ("stall", 9_000_000)]
+    started = time.monotonic()
+    await nodes["c"].pull(1)
+    assert same(cluster.folder / "c", manifest, rows=50_000) and time.monotonic() - started < 5
+    assert 0 < cluster.wires["a"].sent < manifest.nbytes, "b had already given a part"
+    assert cluster.store.prefix("weights/1/0/to/") == {}
+
+
+async def test_copies_spread_over_all_that_have_one(cluster):
+    """Eight nodes want one segment at once: the node that wrote it sends about log2 of that, not eight."""
+    writer = await cluster.add("n0")
+    others = [await cluster.add(f"n{i}") for i in range(1, 9)]
+    manifest = cluster.write("n0", 1, 0, rows=30_000)
+    await asyncio.gather(writer.pull(1), *(v.pull(1) for v in others))
+    assert all(same(cluster.folder / f"n{i}", manifest, rows=30_000) for i in range(9))
+    sent = {node: wire.sent / manifest.nbytes for node, wire in cluster.wires.items()}
+    assert 8 <= sum(sent.values()) < 8.1
+    assert sent["n0"] < 5.1 and sum(copies > 0.9 for copies in sent.values()) >= 3, sent
+
+
+async def test_a_version_is_gone_with_the_nodes_that_held_it(cluster):
+    for node in "ab":
+        await cluster.add(node)
+    cluster.write("a", 1, 0)
+    cluster.write("b", 1, 1)
+    cluster.write("b", 2, 0)
+    assert cluster.store.versions() == [1, 2] and len(cluster.store.manifests(1)) == 2
+    cluster.held.pop("b")._stop.set()  # b dies: nobody renews its lease
+    for _ in range(100):
+        if cluster.store.versions() == [1]:
+            break
+        await asyncio.sleep(0.1)
+    assert cluster.store.versions() == [1] and [m.node for m in cluster.store.manifests(1)] == ["a"]
+
+
+async def test_a_cancelled_pull_ends_its_threads(cluster):
+    near, _ = await cluster.add("near"), await cluster.add("far")
+    cluster.write("far", 1, 0)
+    cluster.wires["far"].faults = [("stall", 100)] * 9
+    task = asyncio.create_task(near.pull(1))
+    await asyncio.sleep(1.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(50):
+        if not [t for t in threading.enumerate() if t.name.startswith(("pull", "segments"))]:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(threading.enumerate())
+
+
+def test_twins_are_taken_once_and_from_near(tmp_path):
+    folders = {n: tmp_path / n for n in ("a", "b", "c")}
+    for folder in folders.values():
+        folder.mkdir()
+    held = [write_segment(folders[n], 1, 2 * i + r, slices(r), node=n) for i, n in enumerate("ab") for r in (0, 1)]
+    for node, expected in (("a", [0, 1]), ("b", [2, 3])):
+        assert [nearest(t, node, folders[node])[0].rank for t in twins(held)] == expected
+    assert {nearest(t, node, folders["c"])[0].node for node in ("c", "d") for t in twins(held)} == {"a", "b"}

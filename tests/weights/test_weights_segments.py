@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from k15.errors import ClusterError, WeightsError
 from k15.weights import owner, segments
 from k15.weights.assemble import Pieces
+from k15.weights.buffers import Workspace
 from k15.weights.layout import Slice
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -160,3 +161,73 @@ def test_pieces_refuse_anything_but_an_exact_cover(slices, fault):
     pieces = Pieces(Slice(name, (4, 4), (start, 0), torch.zeros(rows, 4)) for name, start, rows in slices)
     with pytest.raises(WeightsError, match=fault):
         pieces.check({"w": (4, 4)})
+
+
+def read_all(folder, manifest) -> torch.Tensor:
+    [piece] = segments.read_segment(folder / manifest.file, manifest)
+    return piece.tensor
+
+
+def test_retired_memory_is_written_again_but_never_under_a_reader(tmp_path):
+    space = Workspace(tmp_path)
+    inodes = []
+    for version, rows in ((1, 3000), (2, 3000), (3, 3000), (4, 5000), (5, 100)):  # same size, larger (beyond the map), smaller
+        manifest = segments.write_segment(tmp_path, version, 0, one(version, rows), workspace=space)
+        inodes.append((tmp_path / manifest.file).stat().st_ino)
+        assert (read_all(tmp_path, manifest) == version).all() and read_all(tmp_path, manifest).shape == (rows, 4)
+        segments.collect(tmp_path, [version], spare=True)
+    assert len(set(inodes)) == 2 and inodes[0] == inodes[2] == inodes[4], "two versions take turns in the same memory"
+    assert {p.name for p in tmp_path.iterdir()} == {"v5-r0.seg", "v5-r0.json", "spare-r0.seg"}
+
+    late = read_all(tmp_path, manifest)  # an engine that still maps version 5
+    segments.write_segment(tmp_path, 6, 0, one(6.0), workspace=space)
+    segments.collect(tmp_path, [6], spare=True)
+    again = segments.write_segment(tmp_path, 7, 0, one(7.0), workspace=space)
+    assert (tmp_path / again.file).stat().st_ino not in inodes and (late == 5).all()
+    assert (read_all(tmp_path, again) == 7).all()
+    segments.collect(tmp_path, [7])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v7-r0.json", "v7-r0.seg"], "without spares nothing stays"
+    space.close()
+
+
+def test_a_spare_goes_back_to_the_system_when_it_is_not_kept(tmp_path):
+    space = Workspace(tmp_path, keep=False)
+    before = len(os.listdir("/proc/self/fd"))
+    for version in range(5):
+        segments.write_segment(tmp_path, version, 0, one(1.0), workspace=space)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_segment_is_verified_once_a_node(tmp_path):
+    manifest = segments.write_segment(tmp_path, 1, 0, one(1.0))
+    path = tmp_path / manifest.file
+    segments.verify_segment(path, manifest)
+    raw = bytearray(path.read_bytes())
+    raw[5] ^= 1
+    path.write_bytes(raw)  # what happens after the check is not seen by later readers, unless they ask
+    assert len(list(segments.read_segment(path, manifest))) == 1
+    with pytest.raises(WeightsError, match="damaged"):
+        list(segments.read_segment(path, manifest, verify=True))
+    other = segments.write_segment(tmp_path, 1, 0, one(2.0))  # the same version again: the old verdict says nothing about it
+    path.write_bytes(bytes(raw))
+    with pytest.raises(WeightsError, match="damaged"):
+        segments.verify_segment(path, other)
+    with pytest.raises(WeightsError, match="damaged"):
+        list(segments.read_segment(path, other))
+    replaced = segments.read_segment(path, manifest)
+    path.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        next(replaced)
+
+
+def test_tensors_that_are_not_contiguous_go_straight_into_retired_memory(tmp_path):
+    space = Workspace(tmp_path)
+    for version in (1, 2, 3):
+        matrix = torch.randn(64, 96, generator=torch.Generator().manual_seed(version)).to(torch.bfloat16).t()
+        whole = [Slice("w", (96, 64), (0, 0), matrix), Slice("s", (), (), torch.tensor(float(version)))]
+        manifest = segments.write_segment(tmp_path, version, 0, whole, workspace=space)
+        found = list(segments.read_segment(tmp_path / manifest.file, manifest))
+        assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(whole, found, strict=True))
+        del found
+        segments.collect(tmp_path, [version], spare=True)
+    space.close()
