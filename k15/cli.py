@@ -30,6 +30,7 @@ USAGE = """usage: k15 COMMAND [words]
   sandbox  the code sandbox: service, images        k15 sandbox {serve,build,probe}
   testgen  test cases for code problems             k15 testgen PROBLEMS --out FOLDER
   reward_model  train and spot-check one            k15 reward_model kind=classic|cot
+  curate   raw rows to a versioned prompt store     k15 curate sources=[train.jsonl]
   doctor   what was found on this machine           k15 doctor
 """
 

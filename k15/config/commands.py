@@ -4,6 +4,7 @@ A command NAME has a dataclass here (with at least `name`, `run_dir`, `dry_run`,
 module k15/runs/NAME.py with `main` (Hydra's entry, see `k15.runs.entry`) and `preflight(cfg, nodes)`, torch-free.
 """
 
+from k15.config.curate import CurateConfig
 from k15.config.schema import RunConfig
 
-COMMANDS: dict[str, type] = {"rl": RunConfig}
+COMMANDS: dict[str, type] = {"rl": RunConfig, "curate": CurateConfig}

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from k15.config.schema import DataConfig
 from k15.data.arithmetic import make_problems
+from k15.data.versions import prompts_file
 from k15.errors import ConfigError, DataError, unknown_name
 from k15.log import get_logger
 from k15.types import Prompt
@@ -52,7 +53,7 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
     """The prompts of a JSONL file, in order. Bad rows raise DataError, or are counted, logged and left out (`skip`)."""
     if on_bad_row not in ON_BAD_ROW:
         raise unknown_name("data.on_bad_row", on_bad_row, ON_BAD_ROW)
-    path = Path(path)
+    path = prompts_file(Path(path))
     if not path.is_file():
         raise DataError(f"{path} does not exist or is not a file; data.path and data.eval_path name JSONL files.")
     log = get_logger("data")

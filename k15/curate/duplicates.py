@@ -1,0 +1,116 @@
+"""The same problem twice, and problems of the evaluation sets (report 2.1).
+
+Texts are compared as words, in lower case and without punctuation. MinHash (datasketch) proposes near pairs, the Jaccard
+similarity of their word 3-grams decides, so that what is reported does not depend on luck. Numbers are words: problems made
+from one template with other numbers have other answers, and are two problems.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from k15.curate.rows import Row
+from k15.errors import ConfigError
+
+PERMUTATIONS = 128
+GRAM = 3
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers in order."""
+    return _WORD.findall(text.lower())
+
+
+def grams(text: str, n: int = GRAM) -> frozenset[str]:
+    """The word n-grams; all words together where there are fewer."""
+    found = words(text)
+    return frozenset(" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1)))
+
+
+def duplicates(rows: Sequence[Row], threshold: float, seed: int) -> dict[int, tuple[int, float]]:
+    """Index of each row that repeats an earlier one -> (that row's index, similarity).
+
+    The same: equal words, or one answer and a similarity of at least `threshold`. The first of several stays, and a
+    row is compared with rows that stay only.
+    """
+    found: dict[int, tuple[int, float]] = {}
+    exact: dict[tuple[str, ...], int] = {}
+    index = _Index(threshold, seed)
+    answers = ["".join(row.answer.split()).lower() for row in rows]
+    for i, (row, near) in enumerate(zip(rows, index.signatures([r.text for r in rows]))):
+        key = tuple(words(row.text))
+        first = exact.get(key)
+        if first is not None:
+            found[i] = first, 1.0
+            continue
+        similar = [(j, s) for j, s in index.near(near) if answers[j] == answers[i]]
+        if similar:
+            found[i] = max(similar, key=lambda pair: (pair[1], -pair[0]))
+            continue
+        exact[key] = i
+        index.add(i, near)
+    return found
+
+
+def contaminated(rows: Sequence[Row], evaluation: Iterable[Row], threshold: float, ngram: int, seed: int) -> dict[int, str]:
+    """Index of each row that an evaluation set holds too -> why.
+
+    Equal words, a similarity of at least `threshold` whatever the answer, or `ngram` words in a row shared (0: off;
+    evaluation prompts with fewer words are compared by the other two).
+    """
+    held = list(evaluation)
+    exact: dict[tuple[str, ...], str] = {}
+    runs: dict[str, str] = {}
+    index = _Index(threshold, seed)
+    for j, (row, near) in enumerate(zip(held, index.signatures([r.text for r in held]))):
+        key = tuple(words(row.text))
+        exact.setdefault(key, row.where)
+        if ngram and len(key) >= ngram:
+            runs |= dict.fromkeys(grams(row.text, ngram), row.where)
+        index.add(j, near)
+    found: dict[int, str] = {}
+    for i, (row, near) in enumerate(zip(rows, index.signatures([r.text for r in rows]))):
+        key = tuple(words(row.text))
+        if key in exact:
+            found[i] = f"is {exact[key]}"
+            continue
+        shared = next((g for g in sorted(grams(row.text, ngram)) if g in runs), None) if ngram and len(key) >= ngram else None
+        similar = max(index.near(near), key=lambda pair: (pair[1], -pair[0]), default=None)
+        if similar is not None:
+            found[i] = f"is like {held[similar[0]].where} (similarity {similar[1]:.2f})"
+        elif shared is not None:
+            found[i] = f"shares {ngram} words in a row with {runs[shared]}: {shared!r}"
+    return found
+
+
+class _Index:
+    """Texts by MinHash; `near` verifies what the hashes propose."""
+
+    def __init__(self, threshold: float, seed: int) -> None:
+        try:
+            from datasketch import MinHash, MinHashLSH
+        except ImportError as error:
+            raise ConfigError("finding near duplicates needs the package datasketch: pip install 'k15[curate]'.") from error
+        self._make, self._seed, self._threshold = MinHash, seed % 2**31, threshold
+        # A pair at the threshold itself should be proposed nearly always: false candidates cost a comparison only.
+        self._lsh = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+        self._grams: dict[int, frozenset[str]] = {}
+
+    def signatures(self, texts: Sequence[str]) -> Iterable[tuple[object, frozenset[str]]]:
+        sets = [grams(t) for t in texts]
+        coded = [[g.encode() for g in sorted(s)] for s in sets]
+        return zip(self._make.bulk(coded, num_perm=PERMUTATIONS, seed=self._seed) if coded else [], sets)
+
+    def add(self, key: int, signature: tuple[object, frozenset[str]]) -> None:
+        self._lsh.insert(key, signature[0])
+        self._grams[key] = signature[1]
+
+    def near(self, signature: tuple[object, frozenset[str]]) -> list[tuple[int, float]]:
+        """(key, similarity) of all added texts at least as similar as the threshold, by key."""
+        own = signature[1]
+        pairs = ((key, _jaccard(own, self._grams[key])) for key in sorted(self._lsh.query(signature[0])))
+        return [(key, similarity) for key, similarity in pairs if similarity >= self._threshold]
+
+
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / len(a | b)

@@ -1,0 +1,83 @@
+"""Versioned prompt stores: folder/v1, v2, ... each with prompts.jsonl and a manifest that says what made it.
+
+`data.path=prompts/math` reads the newest version, `data.path=prompts/math/v1` that one. A version is never changed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from k15.errors import DataError
+from k15.log.files import sync_folder
+
+PROMPTS, MANIFEST = "prompts.jsonl", "manifest.json"
+_VERSION = re.compile(r"^v([1-9]\d*)$")
+
+
+def versions(store: Path) -> dict[int, Path]:
+    """Number -> folder of every version, ascending."""
+    if not store.is_dir():
+        return {}
+    found = {int(m[1]): p for p in store.iterdir() if (m := _VERSION.match(p.name)) and (p / MANIFEST).is_file()}
+    return dict(sorted(found.items()))
+
+
+def add_version(store: Path, files: Mapping[str, str], manifest: Mapping[str, object]) -> tuple[Path, bool]:
+    """The folder of a version with these files, and whether it is new: an equal newest version is kept instead.
+
+    `files` must hold prompts.jsonl. The manifest gets `version` and `sha256` (of prompts.jsonl).
+    """
+    assert PROMPTS in files
+    record = {"sha256": _digest(files[PROMPTS].encode()), **manifest}
+    known = versions(store)
+    number, newest = next(reversed(known.items()), (0, None))
+    if (
+        newest is not None
+        and _without_version(newest) == record
+        and all((newest / n).is_file() and (newest / n).read_text() == text for n, text in files.items())
+    ):
+        return newest, False
+    folder = store / f"v{number + 1}"
+    half = store / f".v{number + 1}.{os.getpid()}"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    for name, text in {**files, MANIFEST: json.dumps({"version": number + 1, **record}, indent=1) + "\n"}.items():
+        with (half / name).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    half.rename(folder)
+    sync_folder(store)
+    return folder, True
+
+
+def prompts_file(path: Path) -> Path:
+    """`path` itself where it is a file; of a version, or of a store's newest one, its prompts.
+
+    Raises DataError for a folder that is neither, and for prompts that differ from what their manifest says.
+    """
+    if not path.is_dir():
+        return path
+    folder = path if (path / MANIFEST).is_file() else next(reversed(versions(path).values()), None)
+    if folder is None:
+        raise DataError(f"{path} is a folder without a version of a prompt store; `k15 curate store={path} ...` makes one, "
+                        "or name a JSONL file.")  # fmt: skip
+    file = folder / PROMPTS
+    wanted = json.loads((folder / MANIFEST).read_text())["sha256"]
+    if not file.is_file() or _digest(file.read_bytes()) != wanted:
+        raise DataError(f"{file} is not what {folder / MANIFEST} says: it was changed by hand. Make a new version, or name the "
+                        "file itself as data.path.")  # fmt: skip
+    return file
+
+
+def _without_version(folder: Path) -> dict[str, object]:
+    record = json.loads((folder / MANIFEST).read_text())
+    return {k: v for k, v in record.items() if k != "version"}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,291 @@
+"""The funnel on rows made to fall at each stage, and on the published sets; the model's stages against a real HTTP endpoint."""
+
+import asyncio
+import gzip
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k15.cli import main
+from k15.config.compose import compose_as, compose_run
+from k15.config.curate import CurateConfig, FieldsConfig
+from k15.curate.duplicates import duplicates, grams
+from k15.curate.kinds import multiple_choice, proof, true_false
+from k15.curate.rows import BadRow, Row, read
+from k15.curate.tags import balanced, discipline, named
+from k15.data.store import load_datasets
+from k15.data.versions import versions
+from k15.errors import DataError, EngineError
+from k15.runs.curate import run
+
+DATA = os.environ.get("K15_DATA_DIR")
+
+
+def row(text: str, answer: str = "7", **more) -> Row:
+    return Row("here:1", text, text, answer, "math", **more)
+
+
+def write(path: Path, rows: list) -> str:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return str(path)
+
+
+def settings(tmp_path: Path, **values) -> CurateConfig:
+    return compose_as(CurateConfig, "curate", [f"store={tmp_path}/store", f"run_dir={tmp_path}/run",
+                                               *(f"{k.replace('__', '.')}={v}" for k, v in values.items())])  # fmt: skip
+
+
+def stages(store: Path) -> dict[str, dict]:
+    return {s["name"]: s for s in json.loads((store / "funnel.json").read_text())["stages"]}
+
+
+KINDS = {
+    multiple_choice: {
+        "What is 3+4? (A) 5 (B) 6 (C) 7": "C",
+        "What is 3+4?\nA. 5\nB. 6\nC. 7\nD. 8": "C",
+        "Which of the following is largest? $$A=1, B=2, C=3$$": "$C$",
+        "Which of the following can be found? I: a, J: b. (enter letters) A, B or C": "A, C",
+    },
+    true_false: {"Is 7 prime?": "Yes", "Every prime is odd.": "\\text{False}", "True or false: 2 < 3": "T"},
+    proof: {
+        "Let $f$ be even. Prove that $f'$ is odd.": "x",
+        "Show that the sum of two even numbers is even.": "x",
+        "Demonstrate that $\\sqrt 2$ is irrational.": "x",
+    },
+}
+FREE = {
+    "In triangle $ABC$ let $A$, $B$ and $C$ be (A) point [asy] label(A); (B) (C) [/asy] 5. What is AB?": "5",
+    "Show that $x=3$ solves it, then find the other root.": "4",
+    "Prove the claim. How many primes are there below 10?": "4",
+    "What letter is next: A, C, E?": "G",
+    "Is it cold? What is the answer to everything?": "42",
+}
+
+
+@pytest.mark.parametrize("rule", KINDS, ids=lambda r: r.__name__)
+def test_a_kind_takes_its_own_and_nothing_else(rule):
+    for text, answer in KINDS[rule].items():
+        assert rule(row(text, answer)), text
+        assert not any(other(row(text, answer)) for other in KINDS if other not in (rule, multiple_choice)), text
+    for text, answer in FREE.items():
+        assert rule(row(text, answer)) is None, text
+    assert multiple_choice(row("Pick one.", "2", choices=("a", "b")))
+
+
+def test_rows_of_every_kind_of_source_are_the_same_rows(tmp_path: Path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    datasets = pytest.importorskip("datasets")
+    rows = [{"question": f"What is {i}+1?", "answer": f"Well, {i}+1 it is.\n#### {i + 1}"} for i in range(3)]
+    plain = write(tmp_path / "a.jsonl", rows)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(Path(plain).read_text())
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    first, *others = (
+        [(r.id, r.text, r.answer) for r in read(str(tmp_path / name), FieldsConfig())]
+        for name in ("a.jsonl", "a.jsonl.gz", "a.parquet", "saved")
+    )
+    assert [answer for _, _, answer in first] == ["1", "2", "3"] and all(other == first for other in others)
+    own = FieldsConfig(prompt="q", answer="a", id="n")
+    (found,) = read(write(tmp_path / "own.jsonl", [{"q": "1?", "a": 1, "n": 5, "question": "no"}]), own)
+    assert (found.text, found.answer, found.id) == ("1?", "1", "5")
+    for name in ("a.txt", "nothing.jsonl"):
+        (tmp_path / "a.txt").write_text("x")
+        with pytest.raises(DataError, match=r"\.jsonl"):
+            list(read(str(tmp_path / name), FieldsConfig()))
+
+
+BAD = {
+    "{broken": "not JSON",
+    '"text"': "a str, not an object",
+    '{"prompt": "1+1?"}': "no answer: field `answer` or `solution`",
+    '{"prompt": " ", "answer": "2"}': "holds no prompt",
+    '{"problem": "1?", "solution": "it is two"}': "of a worked solution the last",
+    '{"prompt": "2+2?", "answer": "4", "id": true}': "an id is a text or a whole number",
+    '{"prompt": "other", "answer": "4", "id": "one"}': "id 'one' was used by",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_bad_row_is_named_by_its_line_and_fatal_or_skipped(line: str, tmp_path: Path):
+    source = write(tmp_path / "s.jsonl", [{"prompt": "1+1?", "answer": "2", "id": "one"}, "", line])
+    with pytest.raises(DataError) as error:
+        run(settings(tmp_path, sources=f"[{source}]"))
+    assert f"{source}:3: " in str(error.value) and BAD[line] in str(error.value) and "on_bad_row=skip" in str(error.value)
+    assert not (tmp_path / "store").exists()
+    assert run(settings(tmp_path, sources=f"[{source}]", on_bad_row="skip")) == 0
+    found = stages(tmp_path / "store" / "v1")["read"]
+    assert found["left"] == 1 and found["dropped"] == 1 and found["examples"][0]["where"] == f"{source}:3"
+
+
+@given(st.lists(st.text("abc ", min_size=1, max_size=12), min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 1.0]))
+def test_what_stays_is_unlike_all_that_stays_and_what_goes_is_like_one(texts: list[str], threshold: float):
+    rows = [row(t) for t in texts]
+    gone = duplicates(rows, threshold, seed=3)
+    for i, (j, similarity) in gone.items():
+        a, b = grams(texts[i]), grams(texts[j])
+        assert j < i and j not in gone and (similarity >= threshold)
+        assert len(a & b) / len(a | b) >= threshold
+    kept = [t for i, t in enumerate(texts) if i not in gone]
+    assert len({tuple(t.split()) for t in kept}) == len(kept)
+
+
+def test_numbers_and_answers_make_two_problems(tmp_path: Path):
+    text = "Tom has {} apples and buys {} more at the market on a sunny day in the middle of May, how many has he now?"
+    rows = [row(text.format(3, 4), "7"), row(text.format(3, 5), "8"), row(text.format(3, 4) + " Say it.", "7")]
+    assert set(duplicates(rows, 0.8, 0)) == {2}
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 9))
+def test_a_balanced_sample_is_as_even_as_can_be(tags: list[str], size: int, seed: int):
+    chosen = balanced(tags, size, seed)
+    assert chosen == sorted(set(chosen)) == balanced(tags, size, seed) and len(chosen) == min(size, len(tags))
+    have, took = Counter(tags), Counter(tags[i] for i in chosen)
+    most = max(took.values())
+    assert all(took[t] == have[t] or took[t] >= most - 1 for t in have)
+
+
+def test_tags_by_label_words_and_a_models_name():
+    assert discipline(row("?", discipline="Counting & Probability")) == "counting and probability"
+    assert discipline(row("Find the area of the triangle with perimeter 3.")) == "geometry"
+    assert discipline(row("xyzzy")) == "other"
+    assert named("It could be algebra, but I say: Number Theory.") == "number theory" and named("none") is None
+
+
+def test_versions_are_kept_and_never_changed(tmp_path: Path):
+    rows = [{"prompt": f"What is {i} + {i * i}?", "answer": str(i + i * i)} for i in range(40)]
+    source = write(tmp_path / "s.jsonl", rows)
+    for _ in range(2):  # the second time nothing has changed
+        assert run(settings(tmp_path, sources=f"[{source}]")) == 0
+    assert list(versions(tmp_path / "store")) == [1]
+    assert run(settings(tmp_path, sources=f"[{source}]", balance__size=20)) == 0
+    assert list(versions(tmp_path / "store")) == [1, 2]
+
+    def prompts(where: Path) -> int:
+        return sum(map(len, load_datasets(compose_run(["data=jsonl", f"data.path={where}"]).data, 0)))
+
+    assert prompts(tmp_path / "store") == 20 and prompts(tmp_path / "store" / "v1") == 40
+    with (tmp_path / "store" / "v2" / "prompts.jsonl").open("a") as file:
+        file.write('{"prompt": "x", "answer": "1"}\n')
+    with pytest.raises(DataError, match="changed by hand"):
+        prompts(tmp_path / "store")
+    with pytest.raises(DataError, match="k15 curate store="):
+        prompts(tmp_path)
+
+
+class Oracle:
+    """An OpenAI-compatible endpoint that solves even sums, guesses sums below 4, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fail_after: int | None = None
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+            return web.json_response({"error": "out of memory"}, status=400)
+        body = await request.json()
+        text = body["messages"][0]["content"]
+        self.asked.append(text)
+        a, b = (int(n) for n in text.split("?")[0].removeprefix("What is ").split(" + "))
+        knows = a + b < 4 if "without any reasoning" in text else (a + b) % 2 == 0 or random.Random(body["seed"]).random() < 0.5
+        return web.json_response(
+            {"choices": [{"message": {"content": f"\\boxed{{{a + b if knows else -1}}}"}, "finish_reason": "length"}]}
+        )
+
+
+@pytest.fixture
+def oracle():
+    served, loop, ready = Oracle(), asyncio.new_event_loop(), []
+
+    async def start() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", served.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        ready.append(runner)
+
+    loop.run_until_complete(start())
+    thread = Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    served.url = f"http://127.0.0.1:{ready[0].addresses[0][1]}/v1"
+    yield served
+    asyncio.run_coroutine_threadsafe(ready[0].cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+def test_guessed_and_easy_prompts_leave_and_a_restart_asks_for_the_rest_only(oracle: Oracle, tmp_path: Path):
+    rows = [{"prompt": f"What is {i} + {j}?", "answer": str(i + j)} for i in range(1, 5) for j in range(5, 8)]
+    rows += [{"prompt": "What is 1 + 1?", "answer": "2"}, {"prompt": "What is 1 + 2?", "answer": "3"}]
+    cfg = settings(tmp_path, sources=f"[{write(tmp_path / 's.jsonl', rows)}]", engine__url=oracle.url, engine__model="m",
+                   engine__concurrency=4, hack__enabled="true",
+                   difficulty__enabled="true", difficulty__max_pass_rate=0.95)  # fmt: skip
+    oracle.fail_after = 14 * 8 + 30
+    with pytest.raises(EngineError, match="out of memory"):
+        run(cfg)
+    kept = len(oracle.asked)
+    oracle.fail_after = None
+    assert run(cfg) == 0
+    again = len(oracle.asked) - kept
+    assert again <= 12 * 10 and all("step by step" in text for text in oracle.asked[kept:])  # no guess was asked twice
+    assert len(oracle.asked) <= 14 * 8 + 12 * 10 + 4 * 10  # at most the four prompts in flight were lost
+    found = stages(tmp_path / "store" / "v1")
+    assert found["easy to hack"]["dropped"] == 2 and found["difficulty"]["reasons"] == {"too easy": 6}
+    lines = [json.loads(line) for line in (tmp_path / "store" / "v1" / "prompts.jsonl").read_text().splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        a, b = (int(n) for n in line["prompt"].removeprefix("What is ").removesuffix("?").split(" + "))
+        assert (a + b) % 2 and 0 <= line["pass_rate"] < 0.95 and line["difficulty"] == pytest.approx(1 - line["pass_rate"])
+    before = len(oracle.asked)
+    assert run(cfg) == 0 and len(oracle.asked) == before and list(versions(tmp_path / "store")) == [1]
+
+
+@pytest.mark.skipif(DATA is None, reason="K15_DATA_DIR is not set")
+def test_gsm8k_and_math_give_the_same_bytes_twice(tmp_path: Path):
+    for name in ("one", "two"):
+        cfg = settings(tmp_path / name, sources=f"[{DATA}/gsm8k/train.jsonl,{DATA}/math/test_minus_math500.jsonl]",
+                       evaluation=f"[{DATA}/gsm8k/test.jsonl,{DATA}/math500/test.jsonl]", balance__size=5000)  # fmt: skip
+        assert run(cfg) == 0
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / n / "store" / "v1").iterdir()} for n in ("one", "two"))
+    assert first == second and set(first) == {"prompts.jsonl", "manifest.json", "funnel.json", "funnel.md"}
+    found = stages(tmp_path / "one" / "store" / "v1")
+    assert found["read"]["left"] == 7473 + 4500 and found["balance"]["left"] == 5000
+    assert 20 <= found["kind"]["dropped"] <= 60 and 50 <= found["contamination"]["dropped"] <= 150
+
+
+WRONG = {
+    "": "sources is empty",
+    "sources=[nope.jsonl]": "nope.jsonl does not exist",
+    "sources=[{s}] hack.enabled=true": "engine.path=",
+    "sources=[{s}] engine.url=http://h/v1": "nothing asks it",
+    "sources=[{s}] tagger=rule": "Did you mean 'rules'?",
+    "sources=[{s}] filters.near_duplicates=0.1": "0.3",
+    "sources=[{s}] difficulty.min_pass_rate=0.9 difficulty.max_pass_rate=0.1": "0 <= min <= max <= 1",
+    "sources=[{s}] balance.size=0": "at least 1",
+    "source=[{s}]": "Did you mean 'sources'?",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_settings_are_one_line_before_anything_is_made(words: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["k15"])
+    source = write(tmp_path / "s.jsonl", [{"prompt": "1+1?", "answer": "2"}])
+    assert main(["curate", *words.format(s=source).split()]) == 2
+    said = capsys.readouterr()
+    assert WRONG[words] in said.err and len(said.err.splitlines()) == 1, said.err
+    assert [p.name for p in tmp_path.iterdir()] == ["s.jsonl"]
+
+
+def test_a_source_that_shows_no_row_is_bad_not_empty(tmp_path: Path):
+    assert isinstance(next(iter(read(write(tmp_path / "x.jsonl", ["[]"]), FieldsConfig()))), BadRow)
