@@ -3,7 +3,7 @@
 The service is a process of its own, as `k15 sandbox serve` starts it; clients and service share the machine. Speed is given only
 after every answer was right: each request has an input of its own and half of them must be WA. Two figures of throughput:
 judgements a second over the cores of the machine, and judgements a second of processor time that the service and all its
-sandboxes took, which other load on the machine changes less.
+sandboxes took (where root can make a cgroup, else of what is waited for), which other load on the machine changes less.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
 from benchmarks.machine import commit, cpu_seconds, device, foreign_load, neutral_name, today
+from benchmarks.sandbox.starts import accounting
 from k15.sandbox.client import Access, AsyncSandboxClient, Case, SandboxClient, Submission
 from k15.sandbox.languages import LANGUAGES
 
@@ -52,8 +53,8 @@ def submission(language: str, i: int) -> Submission:
 
 
 @contextlib.contextmanager
-def service(backend: str, workers: int) -> Iterator[tuple[Access, psutil.Process]]:
-    """A running service and its process."""
+def service(backend: str, workers: int) -> Iterator[Access]:
+    """A running service."""
     with tempfile.TemporaryDirectory() as folder:
         token, url = Path(folder, "token"), Path(folder, "url")
         token.write_text(secrets.token_hex(24))
@@ -64,23 +65,14 @@ def service(backend: str, workers: int) -> Iterator[tuple[Access, psutil.Process
                 if process.poll() is not None:
                     raise RuntimeError("the service did not start; see above")
                 time.sleep(0.05)
-            yield Access(url.read_text(), token.read_text()), psutil.Process(process.pid)
+            yield Access(url.read_text(), token.read_text())
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-def processor_s(process: psutil.Process) -> float:
-    """Seconds that a process, its living descendants and all that they have waited for took."""
-    total = 0.0
-    for p in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += sum(p.cpu_times()[:4])
-    return total
-
-
-async def throughput(access: Access, process: psutil.Process, judgements: int, at_once: int) -> dict[str, float]:
-    """Python judgements with `at_once` requests on their way, and how long each took."""
+async def throughput(access: Access, used: Callable[[], float], judgements: int, at_once: int) -> dict[str, float]:
+    """Python judgements with `at_once` requests on their way, and how long each took. `used`: processor seconds of all of us."""
     waits: list[float] = []
 
     async def one(client: AsyncSandboxClient, i: int, gate: asyncio.Semaphore) -> str:
@@ -94,16 +86,16 @@ async def throughput(access: Access, process: psutil.Process, judgements: int, a
         gate = asyncio.Semaphore(at_once)
         await asyncio.gather(*(one(client, i, gate) for i in range(4 * at_once)))  # warm
         waits.clear()
-        busy, cpu, start = cpu_seconds()[0], processor_s(process), time.perf_counter()
+        busy, cpu, own, start = cpu_seconds()[0], used(), time.process_time(), time.perf_counter()
         verdicts = await asyncio.gather(*(one(client, i, gate) for i in range(judgements)))
-        wall, used, machine = time.perf_counter() - start, processor_s(process) - cpu, cpu_seconds()[0] - busy
+        wall, all_of_us, machine = time.perf_counter() - start, used() - cpu, cpu_seconds()[0] - busy
+        own = time.process_time() - own
     check(verdicts)
-    own = used + time.process_time()
     cores = len(psutil.Process().cpu_affinity())
     return {
         "judgements": judgements, "at_once": at_once, "per_s": judgements / wall, "per_s_a_core": judgements / wall / cores,
-        "per_cpu_s": judgements / used, "median_ms": 1e3 * statistics.median(waits), "machine_cpu_s": machine,
-        "foreign_cpu_s": max(0.0, machine - own), "wall_s": wall,
+        "per_cpu_s": judgements / (all_of_us - own), "client_cpu_ms": 1e3 * own / judgements,
+        "median_ms": 1e3 * statistics.median(waits), "foreign_cpu_s": max(0.0, machine - all_of_us), "wall_s": wall,
     }  # fmt: skip
 
 
@@ -137,17 +129,17 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--judgements", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=len(psutil.Process().cpu_affinity()))
+    parser.add_argument("--workers", type=int, default=2 * len(psutil.Process().cpu_affinity()), help="as the service itself")
     parser.add_argument("--times", type=int, default=10, help="of each language")
     parser.add_argument("--languages", default=",".join(LANGUAGES))
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     args = parser.parse_args(words)
     result = {"benchmark": "sandbox-http", "device": device(), "commit": commit(), "date": today(),
               "foreign_load_cores": foreign_load(), "target_per_s_a_core": TARGET}  # fmt: skip
-    with service(args.backend, args.workers) as (access, process), SandboxClient(access) as client:
+    with accounting() as used, service(args.backend, args.workers) as access, SandboxClient(access) as client:
         health = client.health()
         result |= {"backend": health["backend"], "workers": args.workers}
-        result["python"] = asyncio.run(throughput(access, process, args.judgements, 4 * args.workers))
+        result["python"] = asyncio.run(throughput(access, used, args.judgements, 4 * args.workers))
         chosen = [name for name in args.languages.split(",") if name in health["languages"]]
         result["latency"] = {name: latency(access, name, args.times) for name in chosen}
     result["reached"] = result["python"]["per_s_a_core"] >= TARGET

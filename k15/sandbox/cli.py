@@ -115,7 +115,7 @@ def _serve_parser() -> argparse.ArgumentParser:
         help="Python jobs in forks of a warm interpreter, unless --require has memory",
     )
     add("--require", default=None, help="guarantees, by comma, without which it does not start (see probe); default: all but one")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="jobs at once")
+    add("--workers", type=int, default=2 * len(os.sched_getaffinity(0)), help="jobs at once: two a core, since a start waits")
     add("--queue-size", type=int, default=256, help="requests that may wait or run; more get 429")
     add("--max-request-mb", type=int, default=16)
     add("--state-dir", help="journal of accepted requests, on a local disk; the same one again continues it")

@@ -181,6 +181,12 @@ def test_limits_are_told_apart(backend):  # noqa: F811
     assert len(run(backend, "yes", limits=Limits(output_bytes=1000)).stdout) == 1000
 
 
+def test_no_two_programs_draw_the_same_random_numbers(backend):  # noqa: F811
+    code = "import os, random\nprint(random.random(), flush=True)\nif not os.fork(): print(random.random(), flush=True)\nelse: os.wait()"
+    drawn = [word for _ in range(3) for word in run(backend, "python3", "-c", code).stdout.split()]
+    assert len(set(drawn)) == 6, drawn
+
+
 PROGRAMS = {  # what a program may notice of how its interpreter was started
     "uncaught": "def f():\n    return 1 / 0\nf()",
     "syntax": "x = = 1",

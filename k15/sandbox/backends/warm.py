@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from k15.errors import SandboxError
@@ -147,6 +148,7 @@ def suits(job: Job, rootfs: Path) -> bool:
     return words[0] == _PYTHON or (words[0] == "python3" and _found(rootfs, job.env.get("PATH", _PATH)) == _PYTHON)
 
 
+@cache
 def _found(rootfs: Path, path: str) -> str | None:
     """Where `python3` is found along a PATH inside an image; None for nowhere or by a way that leads out of the image."""
     for folder in path.split(":"):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 _SYSTEM = ("base-files", "base-passwd", "bash", "coreutils", "dash", "diffutils", "findutils", "grep", "libc-bin", "sed", "gawk")
 _PYTHON = ("python3",)
@@ -18,7 +19,7 @@ class Recipe:
     links: dict[str, str] = field(default_factory=dict)
     version: int = 1  # raise to have everybody build it again
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names the image's directory: a changed recipe is another image."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
