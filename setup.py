@@ -80,7 +80,7 @@ setup(
         "sandbox": SANDBOX,
         "curate": CURATE,
         "testgen": [*SANDBOX, *TESTGEN],
-        "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6"],
+        "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "trl==1.16.0"],
     },
     entry_points={"console_scripts": ["k15=k15.cli:main"]},
 )

@@ -9,6 +9,7 @@ records and picks its own data-parallel share; results are the same on every ran
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .metrics import Stopwatch, log_ratio_metrics, probe_indices
 from .model import DTYPES, build_model, initialise_model_parallel, padded_vocab
 from .offload import Offloaded
 from .optimizer import PolicyOptimizer, wrap_ddp
-from .packing import plan_micro_batches, split_minibatches
+from .packing import Plan, Work, plan_micro_batches, split_minibatches
 from .shape import check_layout, read_shape
 from .step import install_hooks, run
 from .warm import prepare_kernels
@@ -61,6 +62,7 @@ class Trainer:
         self.hf_config, self.parallel, self.algo = dict(hf_config), parallel, algo
         self.device, self.seed, self.temperature = device, seed, temperature
         self.shape = read_shape(hf_config)
+        self.work = Work.of(self.shape)
         _check_algo(algo, dtype, temperature)
         check_layout(self.shape, parallel, dist.get_world_size())
         if not mpu.model_parallel_is_initialized():
@@ -198,14 +200,34 @@ class Trainer:
         counts = {"steps": len(steps), "samples": len(batch.samples), "tokens": tokens, "lr": lr}
         return means | probed | clock.seconds() | counts
 
-    def sft_step(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
-        """One supervised step: mean negative log-likelihood of the tokens in the loss masks, at temperature 1."""
+    def sft_step(self, samples: Sequence[Sample], lr: float, micro_batch_tokens: int | None = None) -> dict[str, float]:
+        """One supervised step: mean negative log-likelihood of the tokens in the loss masks, at temperature 1.
+
+        micro_batch_tokens: the size of a pack from here on; None: as before.
+        """
         self._check_on_device()
         self._check_samples(samples)
+        self.set_micro_batch_tokens(micro_batch_tokens)
         clock = Stopwatch(self.device)
         metrics, _ = self._minibatch("sft", samples, None, lr, clock, keep=False)
         tokens = sum(len(s.tokens) for s in samples)
         return metrics | clock.seconds() | {"samples": len(samples), "tokens": tokens, "lr": lr}
+
+    def sft_loss(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """The loss of `sft_step` under the current weights, forward only; `tokens` are those that count."""
+        self._check_on_device()
+        self._check_samples(samples)
+        mask = torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.float64)
+        if not mask.sum() > 0:
+            raise DataError("no token of the samples counts in the loss: every loss mask is zero")
+        logprobs = self._score(samples, 1.0).double()
+        return {"loss": float(-(logprobs * mask).sum() / mask.sum()), "tokens": float(mask.sum())}
+
+    def set_micro_batch_tokens(self, tokens: int | None) -> None:
+        """Packed tokens a micro-batch, at most, from here on; None: as before. Raises ConfigError below 1."""
+        if tokens is not None and tokens != self.algo.micro_batch_tokens:
+            self.algo = replace(self.algo, micro_batch_tokens=tokens)
+            _check_algo(self.algo, str(self.dtype).removeprefix("torch."), self.temperature)
 
     def gradients(self, kind: str, samples: Sequence[Sample], ref: Tensor | None = None) -> dict[str, float]:
         """Loss and summed gradients (in the DDP buffers) of one mini-batch, without a step. See `loss.py` for `kind`.
@@ -216,6 +238,10 @@ class Trainer:
 
     def _minibatch(self, kind: str, samples: Sequence[Sample], ref, lr: float, clock: Stopwatch, keep: bool):
         metrics, logprobs = self._gradients(kind, samples, ref, keep)
+        return self._step(metrics, lr, clock), logprobs
+
+    def _step(self, metrics: dict[str, float], lr: float, clock: Stopwatch) -> dict[str, float]:
+        """Step by the gradients in the buffers; `metrics` (of the loss they belong to) with the gradient's norm."""
         clock.lap("forward_backward")
         if not math.isfinite(metrics["loss"]):
             raise TrainerError(f"the loss is {metrics['loss']} in iteration {self.iteration}; no step was taken")
@@ -226,7 +252,7 @@ class Trainer:
                 "last checkpoint with a smaller learning rate"
             )
         clock.lap("optimizer")
-        return metrics | {"grad_norm": norm}, logprobs
+        return metrics | {"grad_norm": norm}
 
     def _gradients(self, kind: str, samples: Sequence[Sample], ref: Tensor | None, keep: bool):
         """(metrics, log-probs [sum of response lengths] if `keep`); gradients are in the buffers, summed over ranks."""
@@ -254,10 +280,9 @@ class Trainer:
         logprobs = self._gather_flat([part for _, part in collected], offsets[-1]) if keep else None
         return metrics, logprobs
 
-    def _micro_batches(self, samples, weights, offsets, ref: Tensor | None) -> list[MicroBatch]:
-        """This data-parallel rank's micro-batches of a mini-batch."""
-        lengths = [len(s.tokens) for s in samples]
-        plan = plan_micro_batches(lengths, mpu.get_data_parallel_world_size(), self.algo.micro_batch_tokens)
+    def _micro_batches(self, samples, weights, offsets, ref: Tensor | None, plan: Plan | None = None) -> list[MicroBatch]:
+        """This data-parallel rank's micro-batches of a mini-batch; `plan` None: each sample by itself."""
+        plan = self._plan(samples) if plan is None else plan
         return [
             collate(
                 indices,
@@ -273,6 +298,12 @@ class Trainer:
             )
             for indices in plan[mpu.get_data_parallel_rank()]
         ]
+
+    def _plan(self, samples: Sequence[Sample]) -> Plan:
+        """Which samples are in which micro-batch of which data-parallel rank."""
+        lengths = [len(s.tokens) for s in samples]
+        costs = [self.work(len(s.tokens), len(s.loss_mask)) for s in samples]
+        return plan_micro_batches(lengths, costs, mpu.get_data_parallel_world_size(), self.algo.micro_batch_tokens)
 
     def _minibatches(self, batch: Batch) -> list[list[int]]:
         try:
