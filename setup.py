@@ -9,7 +9,7 @@ CORE = [
     "hydra-core==1.3.8",
     "submitit==1.5.4",
     "hydra-submitit-launcher==1.2.0",
-    "aiohttp>=3.9",
+    "aiohttp>=3.12",
     "etcd3gw==2.7.0",
     "requests>=2.31",
     "xxhash>=3.4",  # checksums of weight segments, at memory speed

@@ -2,47 +2,51 @@
 
 Generation goes through /inference/v1/generate (`--enable-scale-out`): exact token ids both ways, no detokenisation,
 and every sampling parameter is the request's own, so that no generation_config.json can add a top-k or a penalty.
+Answers are streamed (`k15.rollout.stream`), so that an engine that dies takes only its last tokens with it.
 """
 
+import asyncio
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import socket
+from collections.abc import Sequence
 
 import aiohttp
 
 from k15.config.schema import RepetitionConfig
 from k15.errors import EngineError
 from k15.rollout.server import SERVED_NAME
+from k15.rollout.stream import STREAM_TOKENS, Answer, EngineStale, EngineUnavailable, Generation, events
 
-EngineFinish = Literal["stop", "length", "repetition", "abort"]
-_FINISHES = ("stop", "length", "repetition", "abort")
-
-
-class EngineUnavailable(EngineError):
-    """The engine did not answer: connection error, broken answer, timeout or status 5xx. Another try may succeed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What one request sampled. `tokens` includes the end-of-sequence token when it was sampled (finish "stop");
-    `logprobs[t]` (natural log) is of the distribution sampled, see `server.LOGPROBS_MODE`."""
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish: EngineFinish
+__all__ = ["EngineClient", "EngineStale", "EngineUnavailable", "Generation", "engine_session"]
+# A host that is silent for so long (unplugged, crashed) is given up; a link that is down for 10 s is not.
+_KEEPALIVE_IDLE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_COUNT = 15, 5, 6
+_SILENCE_S = _KEEPALIVE_IDLE_S + _KEEPALIVE_EVERY_S * _KEEPALIVE_COUNT
 
 
 def engine_session() -> aiohttp.ClientSession:
     """A session for many concurrent requests. aiohttp's default of 100 connections would starve the engines; idle
     connections are dropped long before the server would, since a POST on a closing connection is not retried."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0))
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0, socket_factory=_socket)
+    return aiohttp.ClientSession(connector=connector)
+
+
+def _socket(address: tuple) -> socket.socket:
+    """A socket that notices a dead host, also while it waits for an answer that takes hours."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_EVERY_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE_S)
+    return made
 
 
 class EngineClient:
     """Speaks to the engine at `base_url` with the job's bearer token. Every method raises EngineUnavailable when the
     engine does not answer within `timeout_s` (a request's whole time), EngineError when it refuses or answers nonsense.
+
+    `expect(version)`: from then on `generate` takes tokens of that weight version only, and raises EngineStale else.
     """
 
     def __init__(self, base_url: str, token: str, session: aiohttp.ClientSession, timeout_s: float = 300.0) -> None:
@@ -50,6 +54,32 @@ class EngineClient:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session = session
         self._timeout_s = timeout_s
+        self._expected: int | None = None
+        self._proven = False  # this server has shown that it holds the expected version
+        self._proving = asyncio.Lock()
+
+    def point_to(self, base_url: str) -> None:
+        """Another server takes the place of this one."""
+        self.base_url, self._proven = base_url.rstrip("/"), False
+
+    def expect(self, version: int | None) -> None:
+        """Demand a weight version of every answer; None: take any."""
+        self._expected, self._proven = version, False
+
+    async def version(self, timeout_s: float = 60.0) -> int | None:
+        """The weight version that the engine says it holds (`k15.weights.engine` labels it); None before the first."""
+        label = (await self._call("GET", "/weight_info", timeout_s=timeout_s))["weight_version"]
+        return int(label) if label.isdigit() else None
+
+    async def _prove(self) -> None:
+        """Once a server and version: a stream names its version only at its end, and one that breaks off never does."""
+        async with self._proving:
+            if self._expected is None or self._proven:
+                return
+            found = await self.version()
+            if found != self._expected:
+                raise EngineStale(f"engine {self.base_url} holds weights {found}, not {self._expected}")
+            self._proven = True
 
     def __repr__(self) -> str:
         return f"EngineClient({self.base_url})"
@@ -65,9 +95,11 @@ class EngineClient:
         repetition: RepetitionConfig | None = None,
         request_id: str | None = None,
     ) -> Generation:
-        """Samples at most `max_tokens` tokens after `prompt_tokens`. An aborted request returns what it has."""
+        """Samples at most `max_tokens` tokens after `prompt_tokens`. An aborted request returns what it has; the error of
+        one that broke off has what had arrived as `partial`."""
         sampling = {
             "max_tokens": max_tokens,
+            "stream_interval": STREAM_TOKENS,
             "seed": seed,
             "temperature": temperature,
             "top_p": top_p,
@@ -80,28 +112,27 @@ class EngineClient:
                 "min_pattern_size": repetition.min_period,
                 "min_count": repetition.min_repeats,
             }
-        body: dict[str, object] = {"token_ids": list(prompt_tokens), "model": SERVED_NAME, "sampling_params": sampling}
+        body: dict[str, object] = {
+            "token_ids": list(prompt_tokens), "model": SERVED_NAME, "sampling_params": sampling, "stream": True,
+        }  # fmt: skip
         if request_id is not None:
             body["request_id"] = request_id
-        answer = await self._call("POST", "/inference/v1/generate", body)
-        return self._parse(answer, max_tokens)
+        await self._prove()
+        return await self._stream("/inference/v1/generate", body, Answer(self.base_url, max_tokens, self._expected))
 
-    def _parse(self, answer: Mapping, max_tokens: int) -> Generation:
+    async def _stream(self, path: str, body: object, answer: Answer) -> Generation:
+        where, limit = f"engine {self.base_url}{path}", aiohttp.ClientTimeout(total=self._timeout_s)
         try:
-            (choice,) = answer["choices"]
-            tokens, finish = tuple(choice["token_ids"]), choice["finish_reason"]
-            content = choice["logprobs"]["content"] if tokens else []
-            ids, logprobs = tuple(c["token_id"] for c in content), tuple(float(c["logprob"]) for c in content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{self.base_url} answered without tokens and log-probs ({error!r})") from error
-        if ids != tokens:
-            raise EngineError(f"{self.base_url}: {len(ids)} log-probs do not belong to the {len(tokens)} tokens")
-        if len(tokens) > max_tokens or finish not in _FINISHES or (not tokens and finish != "abort"):
-            raise EngineError(f"{self.base_url}: {len(tokens)} tokens of at most {max_tokens}, finish {finish!r}")
-        # vLLM writes -9999 for minus infinity: a token that the distribution cannot sample.
-        if bad := [p for p in logprobs if not (math.isfinite(p) and -9000.0 < p < 1e-3)]:
-            raise EngineError(f"{self.base_url}: {bad[0]} is not the log-prob of a sampled token (weights not loaded?)")
-        return Generation(tokens, logprobs, finish)
+            async with self._session.post(self.base_url + path, json=body, headers=self._headers, timeout=limit) as response:
+                if response.status != 200:
+                    raise _refusal(where, response.status, await response.read())
+                async for event in events(response, where):
+                    answer.add(event)
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{where}: no whole answer in {self._timeout_s:g} s", answer.partial()) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"{where}: {type(error).__name__}: {error}", answer.partial()) from error
+        return answer.whole()
 
     async def prompt_logprobs(self, tokens: Sequence[int]) -> list[float]:
         """log p(tokens[t] | tokens[:t]) for t = 1..len-1, at temperature 1: len(tokens) - 1 floats. For the canary.
@@ -149,11 +180,14 @@ class EngineClient:
             raise EngineUnavailable(f"{where}: no answer in {total:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable(f"{where}: {type(error).__name__}: {error}") from error
-        if status >= 500:
-            raise EngineUnavailable(f"{where}: status {status}: {raw[:300].decode(errors='replace')}")
         if status != 200:
-            raise EngineError(f"{where}: status {status}: {raw[:300].decode(errors='replace')}")
+            raise _refusal(where, status, raw)
         try:
             return json.loads(raw) if raw else {}
         except ValueError as error:
             raise EngineError(f"{where}: the answer is not JSON: {raw[:100]!r}") from error
+
+
+def _refusal(where: str, status: int, raw: bytes) -> EngineError:
+    kind = EngineUnavailable if status >= 500 else EngineError
+    return kind(f"{where}: status {status}: {raw[:300].decode(errors='replace')}")

@@ -17,6 +17,7 @@ class PhaseMetrics:
     finishes: Counter[str] = field(default_factory=Counter)
     repetition_saved_tokens_upper_bound: int = 0  # max_response_tokens - length of those stopped on a repetition
     dropped_tokens: int = 0  # sampled beyond a repetition that crosses two segments; part of what is counted as saved
+    kept_tokens: int = 0  # that had arrived when their request broke off; part of `tokens`
     retries: int = 0  # requests sent again
     engine_failures: int = 0
     _start: float = field(default_factory=time.monotonic, repr=False)
@@ -26,8 +27,7 @@ class PhaseMetrics:
     def tokens_per_s(self) -> float:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
-    def segment_done(self, tokens: int, finish: str) -> None:
-        self.tokens += tokens
+    def segment_done(self, finish: str) -> None:
         self.finishes[finish] += 1
         self._done_at.append(time.monotonic() - self._start)
 

@@ -1,10 +1,10 @@
 """One rollout phase: every job gets one segment, all engines are kept full, engines may fail and come back.
 
     pending ──(least loaded engine with a free slot)──▶ request ──▶ result
-       ▲                                                  │ engine failed
+       ▲                                                  │ engine failed: what had arrived is a segment of its own
        └──────────────────────────────────────────────────┘   recovery: the callback's, or wait for /health
 
-A result is written once, when its answer is accepted; a request that failed leaves no trace but its retry.
+No token that has arrived is sampled again: the request that takes over goes on behind it, on whichever engine is free.
 """
 
 import asyncio
@@ -52,11 +52,13 @@ class Plan:
 @dataclass(eq=False)
 class Lane:
     """An engine and its load. `epoch` counts its failures in this phase, so that one failure that breaks many
-    requests is handled once; `failures` counts those since its last success."""
+    requests is handled once; `failures` counts those since its last success. `leaving`: it gets no more requests, and
+    what it gives back unfinished goes on elsewhere."""
 
     client: EngineClient
     running: int = 0
     up: bool = True
+    leaving: bool = False
     epoch: int = 0
     failures: int = 0
 
@@ -111,7 +113,8 @@ class Phase:
                 if not self._tasks and not self._recovering:
                     if not self._pending:
                         return self.results
-                    raise EngineError(f"no engine is left for {len(self._pending)} rollouts; {self._last_failure}")
+                    why = f"; {self._last_failure}" if self._last_failure is not None else ""
+                    raise EngineError(f"no engine is left for {len(self._pending)} rollouts{why}")
                 await self._wake.wait()
                 self._wake.clear()
         finally:
@@ -142,6 +145,18 @@ class Phase:
         await self._cancel(self._tasks)
         self._wake.set()
         await self._ended.wait()
+
+    async def drain(self, lane: Lane) -> None:
+        """Ends the work of `lane` in this phase: its requests return what they have, and go on on the other engines.
+        Returns when it has none."""
+        lane.leaving, lane.up = True, False
+        while lane.running and not self._ended.is_set():
+            try:
+                await lane.client.abort_all()
+            except EngineError as error:
+                log.warning("%r could not abort: %s", lane.client, error)
+                return  # its requests fail by themselves
+            await asyncio.sleep(0.1)  # again: a request may have been on its way
 
     def _fill(self) -> None:
         while self._pending and (lane := self._pick(self._pending[0].rollout)) is not None:
@@ -183,15 +198,37 @@ class Phase:
                 request_id=f"{derive_seed(seed, job.position, job.attempts):016x}",
             )
         except EngineUnavailable as error:
-            self._failed(lane, epoch, job, error)
+            done = error.partial is not None and self._keep(job, error.partial, allowed)
+            self._failed(lane, epoch, job, error, done=done)
             return
         finally:
             lane.running -= 1
         if lane.epoch == epoch:
             lane.failures = 0
-        self._accept(job, got, allowed)
+        if got.finish == "abort" and lane.leaving and not self._stopping:
+            self._keep(job, got, allowed) or self._pending.appendleft(job)
+        else:
+            self._accept(job, got, allowed)
+
+    def _keep(self, job: _Job, got: Generation, allowed: int) -> bool:
+        """Takes what came of a request that broke off; whether the rollout needs no more in this phase."""
+        before = self.metrics.tokens
+        finish = self._extend(job, got, allowed)
+        self.metrics.kept_tokens += self.metrics.tokens - before
+        if finish != "abort":
+            self._finished(finish)
+        return finish != "abort"
 
     def _accept(self, job: _Job, got: Generation, allowed: int) -> None:
+        self._finished(self._extend(job, got, allowed))
+
+    def _finished(self, finish: Finish) -> None:
+        self.metrics.segment_done(finish)
+        if self._on_progress is not None:
+            self._on_progress(self.metrics, sum(self.metrics.finishes.values()))
+
+    def _extend(self, job: _Job, got: Generation, allowed: int) -> Finish:
+        """Makes the rollout longer by what `got` gives it; why that ended."""
         rollout, plan = job.rollout, self.plan
         finish: Finish = got.finish
         n = len(got.tokens)
@@ -211,17 +248,26 @@ class Phase:
         if n:  # a request that was aborted before its first token leaves its rollout as it was
             rollout = rollout.extended(Segment(got.tokens[:n], got.logprobs[:n], self.version, finish))
             check_lengths(rollout, plan.max_response_tokens)
-            self.results[job.position] = rollout
+            job.rollout = self.results[job.position] = rollout
         if finish == "repetition":
             self.metrics.repetition_saved_tokens_upper_bound += plan.max_response_tokens - rollout.length
-        self.metrics.segment_done(n, finish)
-        if self._on_progress is not None:
-            self._on_progress(self.metrics, sum(self.metrics.finishes.values()))
+        self.metrics.tokens += n
+        return finish
 
-    def _failed(self, lane: Lane, epoch: int, job: _Job, error: EngineUnavailable) -> None:
+    def _failed(self, lane: Lane, epoch: int, job: _Job, error: EngineUnavailable, *, done: bool) -> None:
+        """Sends the request again, unless it is `done` already, and brings the lane up again."""
         self._last_failure = error
         if self._stopping:
             return
+        if not done:
+            self._retry(lane, job, error)
+        if lane.epoch == epoch and lane.up:
+            lane.up, lane.epoch, lane.failures = False, lane.epoch + 1, lane.failures + 1
+            self.metrics.engine_failures += 1
+            log.warning("%r failed (%d in a row): %s", lane.client, lane.failures, error)
+            self._spawn(self._recover(lane, error), self._recovering)
+
+    def _retry(self, lane: Lane, job: _Job, error: EngineUnavailable) -> None:
         job.attempts += 1
         if job.attempts > self.plan.max_retries:
             raise EngineError(
@@ -230,11 +276,6 @@ class Phase:
             ) from error
         self.metrics.retries += 1
         self._pending.appendleft(job)
-        if lane.epoch == epoch and lane.up:
-            lane.up, lane.epoch, lane.failures = False, lane.epoch + 1, lane.failures + 1
-            self.metrics.engine_failures += 1
-            log.warning("%r failed (%d in a row): %s", lane.client, lane.failures, error)
-            self._spawn(self._recover(lane, error), self._recovering)
 
     async def _recover(self, lane: Lane, error: EngineUnavailable) -> None:
         """Brings `lane` up again, or drops it: after `max_retries` failures in a row, or when the callback says so."""
@@ -248,7 +289,7 @@ class Phase:
             log.error("going on without %r: %s", lane.client, error)
             self.lanes.remove(lane)
             return
-        lane.client, lane.up = client, True
+        lane.client, lane.up = client, not lane.leaving
 
     async def _wait_healthy(self, client: EngineClient) -> EngineClient | None:
         for attempt in range(self.plan.max_retries):

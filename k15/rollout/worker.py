@@ -37,6 +37,18 @@ class RolloutWorker:
         self._lanes = [Lane(client) for client in clients]
         self._phase: Phase | None = None
 
+    def add(self, client: EngineClient) -> None:
+        """One more engine, from the next phase on."""
+        self._lanes.append(Lane(client))
+
+    async def drain(self, client: EngineClient) -> None:
+        """One engine less: it gets no more requests, and what it has begun goes on elsewhere. Returns when it is idle.
+        Does nothing for an engine that is not known."""
+        for lane in [lane for lane in self._lanes if lane.client is client]:
+            self._lanes.remove(lane)
+            if self._phase is not None:
+                await self._phase.drain(lane)
+
     @property
     def clients(self) -> list[EngineClient]:
         """The engines that are left, as the failure callback may have replaced them."""
@@ -103,6 +115,7 @@ class RolloutWorker:
         check_plan(plan, todo, self.max_context_tokens)
         for lane in self._lanes:
             lane.running, lane.up, lane.failures = 0, True, 0
+        started = list(self._lanes)
         phase = Phase(
             self._lanes,
             todo,
@@ -117,4 +130,5 @@ class RolloutWorker:
             return await phase.run()
         finally:
             self._phase = None
-            self._lanes = phase.lanes if phase.lanes else self._lanes
+            left = [lane for lane in self._lanes if lane in phase.lanes or lane not in started]
+            self._lanes = left if left else self._lanes  # those that were given up are tried again rather than none

@@ -69,6 +69,7 @@ def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
         "repetition_tokens_saved": float(phase.repetition_saved_tokens_upper_bound - phase.dropped_tokens),
         "repetition_tokens_dropped": float(phase.dropped_tokens),
         "rollout_retries": float(phase.retries), "engine_failures": float(phase.engine_failures),
+        "rollout_tokens_kept": float(phase.kept_tokens),
     }  # fmt: skip
 
 

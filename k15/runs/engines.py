@@ -12,7 +12,7 @@ from k15.config.schema import RunConfig
 from k15.errors import EngineError, WeightsError
 from k15.log import get_logger
 from k15.node.client import AgentClient
-from k15.rollout.client import EngineClient, EngineUnavailable
+from k15.rollout.client import EngineClient, EngineStale, EngineUnavailable
 from k15.rollout.server import engine_command, wait_ready
 from k15.weights.engine import update_engine
 
@@ -91,7 +91,7 @@ class Engines:
             raise EngineError(f"{name} on node {agent.node_rank} did not start: {error}\n{tail}") from error
         finally:
             watching.cancel()
-        engine.client.base_url = f"http://{host}:{port}"
+        engine.client.point_to(f"http://{host}:{port}")
 
     @staticmethod
     async def _until_dead(engine: Engine) -> None:
@@ -113,9 +113,15 @@ class Engines:
         return await self._check_canary(engine)
 
     async def heal(self, client: EngineClient, error: Exception, patience_s: float = 30.0) -> EngineClient:
-        """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent."""
+        """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent.
+
+        One that answered with other weights than it must hold gets the right ones before it is asked again.
+        """
         engine = next(e for e in self.all if e.client is client)
         log.warning("%s failed: %s", engine.name, error)
+        if isinstance(error, EngineStale):
+            await self._hold(engine)
+            return client
         deadline = asyncio.get_running_loop().time() + patience_s
         while asyncio.get_running_loop().time() < deadline:
             if not (await engine.agent.processes())[engine.name]["alive"]:
@@ -134,6 +140,8 @@ class Engines:
         Raises WeightsError where an engine then differs from the trainer by more than rollout.canary_tolerance.
         """
         self.held = held
+        for engine in self.all:
+            engine.client.expect(held.version)
         return max(await asyncio.gather(*(self._hold(e) for e in self.all)))
 
     async def _hold(self, engine: Engine) -> float:

@@ -3,7 +3,9 @@
 Serve with `--worker-extension-cls k15.weights.engine.EngineWeights` and `VLLM_SERVER_DEV_MODE=1`, behind a guard that wants
 the job's token on every route (`k15.rollout.guard`): vLLM's own key check leaves the development routes open.
 
-    update_engine:  /pause -> k15_load on every worker -> /reset_prefix_cache -> k15_version -> /resume
+    update_engine:  /pause -> k15_load on every worker -> /reset_prefix_cache -> k15_version -> label -> /resume
+
+The label (vLLM's weight version) goes into every answer: `k15.rollout.stream` takes tokens of the right one only.
 """
 
 import time
@@ -95,6 +97,7 @@ async def update_engine(
     found = await engine_version(session, base_url, token)
     if found != version:
         raise EngineError(f"engine {base_url} reports weights {found} after loading {version}")
+    await call.post("/update_weight_version", body={"new_version": str(version)})
     await call.post("/resume")
     end = time.perf_counter()
     times = {key: max(r[key] for r in results) for key in ("check_s", "load_s", "bytes")}

@@ -31,10 +31,12 @@ def expected(prompt: list[int], limit: int) -> tuple[list[int], list[float], str
 
 
 class FakeEngine:
-    """`faults` are used up one a request: "500", "cut", "hang". `step_s` is the time of a token."""
+    """`faults` are used up one a request: "500", "hang", "cut" (the connection, in mid-answer), "broken" (an engine core
+    that dies in mid-answer). `step_s` is the time of a token; `version` the label of the weights."""
 
-    def __init__(self, step_s: float = 0.0) -> None:
-        self.step_s = step_s
+    def __init__(self, step_s: float = 0.0, version: str = "default") -> None:
+        self.step_s, self.version = step_s, version
+        self.sent: dict[str, int] = {}  # request id -> tokens that went out
         self.faults: list[str] = []
         self.requests: list[dict] = []
         self.running = self.peak = 0
@@ -48,6 +50,7 @@ class FakeEngine:
         app.router.add_post("/inference/v1/generate", self._generate)
         app.router.add_post("/abort_requests", self._abort)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/weight_info", self._weight_info)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
@@ -82,33 +85,60 @@ class FakeEngine:
                 return web.json_response({"error": "engine core died"}, status=500)
             if fault == "hang":
                 await asyncio.sleep(3600)
-            answer = await self._sample(body)
-            if fault == "cut":
-                response = web.StreamResponse(headers={"Content-Length": "99999"})
-                await response.prepare(request)
-                await response.write(json.dumps(answer)[:40].encode())
-                request.transport.abort()
-                return response
-            return web.json_response(answer)
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await self._stream(body, response, fault, request)
+            return response
         finally:
             self.running -= 1
 
-    async def _sample(self, body: dict) -> dict:
+    async def _weight_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.version})
+
+    async def _stream(self, body: dict, response: web.StreamResponse, fault: str | None, request: web.Request) -> None:
+        """The first token alone, then one event every `stream_interval` tokens, the end with the rest."""
+        interval = body["sampling_params"]["stream_interval"]
+        due: list[tuple[int, float]] = []
+        events = n = 0
+        async for token, p, finish in self._sample(body):
+            if token is not None:
+                due.append((token, p))
+                n += 1
+            if finish is None and n > 1 and len(due) < interval:
+                continue
+            spans = [{"version": self.version, "start": 0, "end": n}] if finish is not None else None
+            choice = {
+                "token_ids": [t for t, _ in due],
+                "finish_reason": finish,
+                "logprobs": {"content": [{"token_id": t, "logprob": p} for t, p in due]},
+                "weight_versions": spans,
+            }
+            events += 1
+            if fault is not None and (events == 3 or finish is not None):
+                if fault == "broken":
+                    await response.write(b'data: {"error": {"message": "EngineCore died"}}\n\n')
+                    return
+                await asyncio.sleep(0.05)  # what went out has arrived
+                request.transport.abort()
+                return
+            await response.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+            self.sent[body["request_id"]] = n
+            due = []
+        await response.write(b"data: [DONE]\n\n")
+
+    async def _sample(self, body: dict):
+        """(token, log-prob, finish or None), one by one; an abort comes without a token."""
         aborted = self._aborted
         prompt, limit = body["token_ids"], body["sampling_params"]["max_tokens"]
         tokens: list[int] = []
-        content: list[dict] = []
-        finish = "length"
         while len(tokens) < limit:
             if self.step_s:
                 await asyncio.sleep(self.step_s)
             if aborted.is_set():
-                finish = "abort"
-                break
+                yield None, 0.0, "abort"
+                return
             token, p = next_token([*prompt, *tokens])
             tokens.append(token)
-            content.append({"token_id": token, "logprob": p})
+            yield token, p, "stop" if token == EOS else "length" if len(tokens) == limit else None
             if token == EOS:
-                finish = "stop"
-                break
-        return {"choices": [{"token_ids": tokens, "finish_reason": finish, "logprobs": {"content": content}}]}
+                return

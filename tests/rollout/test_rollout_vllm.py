@@ -12,7 +12,7 @@ import pytest
 
 from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.errors import EngineError
-from k15.rollout.client import EngineClient, EngineUnavailable, engine_session
+from k15.rollout.client import EngineClient, EngineStale, EngineUnavailable, engine_session
 from k15.rollout.seeds import new_group
 from k15.rollout.server import engine_command, wait_ready
 from k15.rollout.worker import RolloutWorker
@@ -47,42 +47,57 @@ def policy(tmp_path_factory):
     return folder, model
 
 
-@pytest.fixture(scope="module")
-def engine(policy, tmp_path_factory):
-    """(url, token, pid) of a running server; its log goes to the temporary folder."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    token, url = secrets.token_hex(16), f"http://127.0.0.1:{port}"
-    argv, env = engine_command(
-        RolloutConfig(),
-        model_dir=policy[0],
-        host="127.0.0.1",
-        port=port,
-        device="cpu",
-        dtype="float32",
-        max_context=CONTEXT,
-        dummy=False,
-        token=token,
-    )
-    log = tmp_path_factory.mktemp("log") / "engine.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(argv, env=os.environ | env, stdout=out, stderr=out, start_new_session=True)
-    try:
+class Server:
+    """A vLLM server of `policy`, in a session of its own; its log goes to `log`."""
+
+    def __init__(self, policy, log) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.token, self.url, self.log = secrets.token_hex(16), f"http://127.0.0.1:{port}", log
+        argv, env = engine_command(
+            RolloutConfig(), model_dir=policy[0], host="127.0.0.1", port=port, device="cpu", dtype="float32",
+            max_context=CONTEXT, dummy=False, token=self.token,
+        )  # fmt: skip
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(argv, env=os.environ | env, stdout=out, stderr=out, start_new_session=True)
+
+    def wait(self) -> None:
         try:
-            asyncio.run(wait_ready(url, token, lambda: process.poll() is None, 240))
+            asyncio.run(wait_ready(self.url, self.token, lambda: self.process.poll() is None, 240))
         except EngineError:
-            print(log.read_text()[-4000:])
+            print(self.log.read_text()[-4000:])
             raise
-        yield url, token, process.pid
-        assert token not in log.read_text()
-        assert "repetition check: k15.rollout.tail.TailWatch in place of vLLM's own" in log.read_text()
-    finally:
-        os.killpg(process.pid, 15)
+
+    def end(self) -> None:
         try:
-            process.wait(20)
+            os.killpg(self.process.pid, 15)
+            self.process.wait(20)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            os.killpg(self.process.pid, 9)
+        except ProcessLookupError:
+            pass  # killed by a test
+
+
+@pytest.fixture(scope="module")
+def victim(policy, tmp_path_factory):
+    """A second server, to be killed by one test; it starts beside the first."""
+    server = Server(policy, tmp_path_factory.mktemp("log") / "victim.log")
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def engine(policy, victim, tmp_path_factory):
+    """(url, token, pid) of a running server."""
+    server = Server(policy, tmp_path_factory.mktemp("log") / "engine.log")
+    try:
+        server.wait()
+        yield server.url, server.token, server.process.pid
+        assert server.token not in server.log.read_text()
+        assert "repetition check: k15.rollout.tail.TailWatch in place of vLLM's own" in server.log.read_text()
+    finally:
+        server.end()
 
 
 @pytest.fixture
@@ -252,3 +267,54 @@ async def test_a_server_that_stalls_loses_no_request_that_waits_in_its_sockets(c
     finally:
         os.kill(engine[2], signal.SIGCONT)
     assert await stalled == before
+
+
+async def label(client: EngineClient, version: int) -> None:
+    """As `k15.weights.engine.update_engine` does after it has loaded a version."""
+    await client._call("POST", "/update_weight_version", {"new_version": str(version)})
+
+
+async def test_the_engine_says_which_weights_sampled(client):
+    await label(client, 5)
+    assert await client.version() == 5
+    client.expect(5)
+    assert len((await client.generate((3, 4, 5), max_tokens=20, seed=1)).tokens) > 0
+    await label(client, 6)  # behind the client's back
+    with pytest.raises(EngineStale, match="sampled with weights 6, not 5"):
+        await client.generate((3, 4, 5), max_tokens=20, seed=1)
+    client.expect(7)
+    with pytest.raises(EngineStale, match="holds weights 6, not 7"):
+        await client.generate((3, 4, 5), max_tokens=20, seed=1)
+
+
+async def test_an_engine_killed_in_mid_phase_costs_no_token_that_had_arrived(client, victim, policy):
+    """Two engines, one killed by SIGKILL: every rollout is whole, every log-prob that of the weights, nothing sampled twice."""
+    await asyncio.to_thread(victim.wait)
+    async with engine_session() as session:
+        other = EngineClient(victim.url, victim.token, session, timeout_s=60)
+        for each in (client, other):
+            await label(each, 5)
+            each.expect(5)
+            await each.generate((3, 4, 5), max_tokens=40, seed=1)  # its first steps are slow
+
+        async def without(failed, error):
+            assert failed is other, error
+            return None
+
+        cfg = RolloutConfig(max_response_tokens=170, budget_tokens=170, repetition=NO_REPETITION)
+        worker = RolloutWorker([client, other], cfg, 5, max_context_tokens=CONTEXT, on_engine_failure=without)
+        started = asyncio.get_running_loop().time()
+        some_done = asyncio.Event()  # texts end at many lengths: by then others are in the middle
+        run = asyncio.create_task(worker.run(groups_of(8, 8), 5, lambda metrics, done: done < 12 or some_done.set()))
+        await some_done.wait()
+        os.killpg(victim.process.pid, 9)
+        rollouts = [r for g in await run for r in g.rollouts]
+        took = asyncio.get_running_loop().time() - started
+    kept, metrics = [r for r in rollouts if len(r.segments) > 1], worker.metrics
+    assert len(rollouts) == 64 and all(r.finished for r in rollouts)
+    assert kept and metrics.kept_tokens == sum(len(s.tokens) for r in kept for s in r.segments[:-1]) > 0
+    assert metrics.engine_failures == 1 and metrics.tokens == sum(r.length for r in rollouts)
+    assert all(s.version == 5 for r in rollouts for s in r.segments)
+    for r in rollouts[::4] + kept[:8]:
+        assert list(r.response_logprobs) == pytest.approx(reference_logprobs(policy[1], r, 1.0), abs=1e-4)
+    print(f"kept {metrics.kept_tokens} tokens of {metrics.retries} requests; {metrics.tokens} tokens in {took:.1f} s")

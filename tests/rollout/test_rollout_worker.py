@@ -10,7 +10,7 @@ from fake_engine import TOKEN, FakeEngine, expected
 from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.errors import ConfigError, EngineError
 from k15.rollout.client import EngineClient, EngineUnavailable, engine_session
-from k15.rollout.seeds import new_group
+from k15.rollout.seeds import new_group, segment_seed
 from k15.rollout.worker import RolloutWorker
 from k15.types import Group, Prompt, Rollout, Segment
 
@@ -95,7 +95,7 @@ async def test_engines_are_full_balanced_and_nobody_waits_for_the_slow():
         assert 0 < m.p90_s <= m.p90_s + m.tail_s <= m.seconds and m.finishes["stop"] + m.finishes["length"] == 64
 
 
-@pytest.mark.parametrize("fault", ["500", "cut", "hang"])
+@pytest.mark.parametrize("fault", ["500", "cut", "broken", "hang"])
 async def test_a_failing_request_is_reported_once_and_retried(fault):
     told = []
 
@@ -110,6 +110,89 @@ async def test_a_failing_request_is_reported_once_and_retried(fault):
         assert_uninterrupted(groups)
         assert worker.metrics.retries == 3 and worker.metrics.engine_failures == len(told)
         assert 1 <= len(told) <= 3 and all(url == engines[1].url for url, _ in told)
+
+
+@pytest.mark.parametrize("fault", ["cut", "broken"])
+async def test_no_token_that_arrived_is_sampled_again(fault):
+    """Each request that broke off is followed by one whose prompt ends in all that had come of it, under another seed."""
+
+    async def same(client, error):
+        return client
+
+    cfg = config(max_response_tokens=60, budget_tokens=60)
+    async with running(2, cfg, same) as (engines, _), engine_session() as session:
+        worker = RolloutWorker(
+            [EngineClient(e.url, TOKEN, session, 5.0) for e in engines], cfg, 7, max_context_tokens=80, on_engine_failure=same
+        )
+        engines[1].faults = [fault] * 3
+        groups = await worker.run(groups_of(8), 1)
+        assert_uninterrupted(groups, 60)
+        asked = {b["sampling_params"]["seed"]: b for e in engines for b in e.requests}
+        sent = engines[0].sent | engines[1].sent
+        parts = [r for g in groups for r in g.rollouts if len(r.segments) > 1]
+        assert parts and worker.metrics.kept_tokens == sum(len(s.tokens) for r in parts for s in r.segments[:-1]) > 0
+        for r in parts:
+            first, second = (asked[segment_seed(7, cut(r, i))] for i in range(2))
+            got = sent[first["request_id"]]
+            assert [len(s.tokens) for s in r.segments] == [got, r.length - got] and got in (1, 17)
+            assert tuple(second["token_ids"]) == (*r.prompt_tokens, *r.response_tokens[:got])
+            assert [(s.version, s.finish) for s in r.segments[:-1]] == [(1, "abort")]
+        assert worker.metrics.tokens == sum(r.length for g in groups for r in g.rollouts)
+
+
+async def test_an_engine_that_leaves_in_mid_phase_hands_its_work_on_and_one_that_joined_is_used_next():
+    async with running(3, config(max_response_tokens=50, budget_tokens=50), step_s=0.004) as (engines, worker):
+        leaving, joining = worker.clients[0], worker.clients[2]
+        await worker.drain(joining)
+        assert worker.clients == [leaving, worker.clients[1]]
+        first_end = asyncio.Event()
+        run = asyncio.create_task(worker.run(groups_of(12), 1, lambda m, done: first_end.set()))
+        await first_end.wait()
+        worker.add(joining)
+        await worker.drain(leaving)
+        assert engines[0].running == 0 and not run.done()
+        asked = len(engines[0].requests)
+        groups = await run
+        assert_uninterrupted(groups, 50)
+        assert all(g.finished for g in groups) and len(engines[0].requests) == asked and not engines[2].requests
+        handed_on = [r for g in groups for r in g.rollouts if len(r.segments) > 1]
+        assert handed_on and worker.metrics.retries == worker.metrics.engine_failures == 0
+        assert worker.metrics.kept_tokens == sum(len(s.tokens) for r in handed_on for s in r.segments[:-1])
+        assert_uninterrupted(await worker.run(groups_of(6), 2), 50)
+        assert engines[2].requests and len(engines[0].requests) == asked
+
+
+def cut(r: Rollout, segments: int) -> Rollout:
+    return Rollout(r.prompt_id, r.index, r.seed, r.prompt_tokens, r.segments[:segments])
+
+
+async def test_an_engine_with_other_weights_is_healed_and_never_sampled_from():
+    """Known before it is asked, or only from the answer (it changed in between): its tokens do not count either way."""
+    told = []
+
+    async def heal(client, error):
+        told.append(error)
+        engine = next(e for e in engines if e.url == client.base_url)
+        engine.version = "3"
+        return client
+
+    async with running(2, config(), heal) as (engines, worker):
+        for client in worker.clients:
+            client.expect(3)
+        engines[0].version, engines[1].version = "3", "2"
+        groups = await worker.run(groups_of(6), 3)
+        assert_uninterrupted(groups)
+        assert [type(e).__name__ for e in told] == ["EngineStale"] and "holds weights 2, not 3" in str(told[0])
+        assert all(b["token_ids"] for b in engines[1].requests), "the healed engine takes part again"
+        engines[1].version = "4"  # behind the client's back
+        groups = await worker.run(groups_of(6, k=3), 3)
+        assert_uninterrupted(groups)
+        assert "sampled with weights 4, not 3" in str(told[1]) and worker.metrics.kept_tokens == 0
+        engines[1].version = "default"  # a new process with dummy weights
+        for client in worker.clients:
+            client.expect(3)
+        assert_uninterrupted(await worker.run(groups_of(6, k=2), 3))
+        assert "holds weights None, not 3" in str(told[-1])
 
 
 async def test_a_killed_engine_is_replaced_by_the_callback_and_nothing_is_lost_or_doubled():
@@ -234,15 +317,10 @@ async def test_a_repetition_across_two_segments_ends_where_an_uninterrupted_run_
     cfg = config(repetition=RepetitionConfig(max_period=4, min_repeats=4), budget_tokens=40)
 
     async with running(1, cfg) as ((engine,), worker):
-        real = engine._sample
 
         async def periodic(body):
-            answer = await real(body)
-            choice = answer["choices"][0]
-            tokens = [(9, 8)[(len(body["token_ids"]) + i) % 2] for i in range(12)]
-            choice["token_ids"], choice["finish_reason"] = tokens, "repetition"
-            choice["logprobs"]["content"] = [{"token_id": t, "logprob": -0.5} for t in tokens]
-            return answer
+            for i in range(12):
+                yield (9, 8)[(len(body["token_ids"]) + i) % 2], -0.5, "repetition" if i == 11 else None
 
         engine._sample = periodic
         start = Rollout("p", 0, 1, (3, 4))
