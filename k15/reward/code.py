@@ -92,13 +92,15 @@ def submission(answer: str, block: Fence) -> Submission:
         raise DataError(f"the answer of a code prompt is wrong: {error}") from error
 
 
-def verdicts(pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None) -> list[MathVerdict]:
-    """Verdicts on (response, answer) pairs, in order, several at a time. `template` and `pool` are for other domains.
+def verdicts(
+    pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None, question: str | None = None
+) -> list[MathVerdict]:
+    """Verdicts on (response, answer) pairs, in order, several at a time. The other arguments are for other domains.
 
     `reason` has the verdict, the tests passed, and why the first failed. Raises SandboxError where the service does not answer
     or fails for longer than its client's patience, ConfigError before `connect`, DataError for a wrong answer.
     """
-    del template, pool
+    del template, pool, question
     if _service.client is None:
         raise ConfigError("Code is judged by the sandbox service, but none is known: give sandbox.url and sandbox.token_file.")
     done: dict[int, MathVerdict] = {}

@@ -91,9 +91,8 @@ def parts(text: str) -> Parts:
 
 
 def _list(pieces: Sequence[str], kind: str) -> Parts:
-    """The pieces, those with \\pm taken for two; the same text twice counts once."""
-    both = [p for piece in pieces for p in _signs(piece)]
-    return Parts(kind, tuple(dict.fromkeys(p for p in both if p)))
+    """The pieces, those with \\pm taken for two."""
+    return Parts(kind, tuple(p for piece in pieces for p in _signs(piece) if p))
 
 
 def _signs(text: str) -> list[str]:
@@ -158,17 +157,25 @@ def _several(given: str, wanted: str, mine: Parts, right: Parts, algebra: Algebr
     if "one" in kinds:
         if len(mine.elements) == len(right.elements) == 1 and kinds & {"list", "set"}:
             return compare(mine.elements[0], right.elements[0], algebra)
-        if _SET.search(given if mine.kind == "one" else wanted):
+        single = given if mine.kind == "one" else wanted
+        if _SET.search(single) and literal(_after_name(single)[1]) is None:  # x = 5 is a number, x > 5 is not
             return _ask(given, wanted, algebra)
         return False, "several answers" if right.kind == "one" else "too few answers"
     if "union" in kinds and mine.kind != right.kind:
         return _ask(given, wanted, algebra)
-    if mine.kind != right.kind and "list" not in kinds:
+    if mine.kind != right.kind and ("list" not in kinds or not kinds <= {"list", "set", "()"} or _unbounded(mine, right)):
         return False, "other brackets"
+    if "set" in kinds:  # in which the same text twice counts once
+        mine, right = (Parts(p.kind, tuple(dict.fromkeys(p.elements)), p.columns) for p in (mine, right))
     if len(mine.elements) != len(right.elements) or mine.columns != right.columns or len(right.elements) > MAX_ELEMENTS:
         return False, "other number of elements"
     unordered = kinds <= {"list", "set", "union"}
     return (_in_any_order if unordered else _in_order)(mine.elements, right.elements, algebra)
+
+
+def _unbounded(mine: Parts, right: Parts) -> bool:
+    """Is a pair in round brackets certainly an interval? Then a list is no other way to write it."""
+    return any(p.kind == "()" and any("\\infty" in e for e in p.elements) for p in (mine, right))
 
 
 def _in_order(given: Sequence[str], wanted: Sequence[str], algebra: Algebra | None) -> Verdict | None:

@@ -161,7 +161,7 @@ def engine_ask(
 
     async def ask(prompt: str, seed: int) -> str | None:
         client = clients[seed % len(clients)]
-        made = await _patiently(
+        made = await patiently(
             lambda: client.generate(encode(prompt), max_tokens=max_tokens, seed=seed, temperature=temperature), tries
         )
         return decode(made.tokens) if cut or made.finish == "stop" else None
@@ -169,13 +169,13 @@ def engine_ask(
     return ask
 
 
-def endpoint_key(variable: str | None) -> str | None:
+def endpoint_key(variable: str | None, setting: str = "reward.judge.key_env") -> str | None:
     """The API key in the environment variable of this name (None: no key). Raises ConfigError where it is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "")
     if not key:
-        raise ConfigError(f"reward.judge.key_env is {variable!r}, but the environment has no such variable; export it.")
+        raise ConfigError(f"{setting} is {variable!r}, but the environment has no such variable; export it.")
     return key
 
 
@@ -216,13 +216,13 @@ def endpoint_ask(
             "model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens,
             "temperature": temperature, "seed": seed,
         }  # fmt: skip
-        text, finish = await _patiently(lambda: once(body), tries)
+        text, finish = await patiently(lambda: once(body), tries)
         return text if cut or finish == "stop" else None
 
     return ask
 
 
-async def _patiently(call: Callable[[], Awaitable], tries: int):
+async def patiently(call: Callable[[], Awaitable], tries: int):
     """`call()`, again after growing waits while the judge is unavailable; the last EngineUnavailable is raised."""
     for attempt in range(tries - 1):
         try:

@@ -42,9 +42,16 @@ _UNITS: dict[str, str] = {
 }  # fmt: skip
 _NEUTRAL = {"unit", "sq", "square", "cubic", "cu", "per"}  # say nothing that could contradict
 # Words after a number that change its value, or make it another kind of answer.
-_NUMBER_WORDS = "million billion trillion thousand hundred dozen pairs half third quarter squared cubed times plus minus over mod"
+_NUMBER_WORDS = (
+    "million millions billion billions trillion trillions thousand thousands hundred hundreds dozen dozens score gross pairs "
+    "half halves third thirds quarter fifths sixths sevenths eighths ninths tenths hundredths thousandths squared cubed factorial "
+    "times plus minus over mod modulo below remainder rem basis choose"
+)
 _NAMES = "pi theta alpha beta sqrt root base infinity inf sin cos tan log ln exp sec cot csc"
 _HEDGES = "or and to not nor negative approximately about nearly almost between"
+_POWER = re.compile(
+    r"(?:[A-Za-z]|\^\s*\{?\s*-?|[A-Za-z]\s*\}\s*\^\s*\{?\s*-?)[23](?![0-9.])\s*\}*\s*(?=$|[/).]|\\|per\b|\s*\})", re.IGNORECASE
+)  # of a unit, which nothing but another unit below it may follow
 _NOT_UNITS = frozenset(f"{_NUMBER_WORDS} {_NAMES} {_HEDGES}".split())
 
 
@@ -136,9 +143,11 @@ def _unit(tail: str, loose: bool) -> str | None:
     bare = re.sub(r"\\text\{|[{}.]", " ", bare).replace("^", " ")
     if re.search(r"[^A-Za-z0-9 /'-]", bare):
         return None
-    words = [w for w in re.split(r"[ /'-]+", bare.lower()) if w]
+    words = [w for w in re.split(r"[ /'-]+|(?<=[A-Za-z])(?=[23])", bare.lower()) if w]
     powers = [w for w in words if w.isdigit()]
     if not words or words[0].isdigit() or any(w not in ("2", "3") for w in powers) or _NOT_UNITS & set(words):
+        return None
+    if len(powers) != len(_POWER.findall(tail)):  # the 2 of `feet 2 inches` is a number of its own
         return None
     names = [w for w in words if not w.isdigit()]
     known = [_UNITS.get(w) for w in names]
@@ -157,7 +166,7 @@ def same_number(given: Literal, wanted: Literal) -> tuple[bool, str]:
     """(correct, reason). Exact values; a per cent sign may be left out or added; two known units must be the same one."""
     if wanted.value.denominator == 1 and given.quotient and given.value.denominator == 1:
         return False, "unevaluated expression"
-    if given.unit and wanted.unit and given.unit.rstrip("23") != wanted.unit.rstrip("23"):
+    if given.unit and wanted.unit and given.unit != wanted.unit:
         return False, "other unit"
     right = given.value == wanted.value
     if given.percent != wanted.percent:

@@ -7,7 +7,16 @@ LaTeX, and turns every upright-text command into `\\text{...}`. It never changes
 import re
 import unicodedata
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\text{", "}"), ("**", "**"))
+_WRAPPERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("\\boxed{", "}"),
+    ("\\text{", "}"),
+    ("{", "}"),
+    ("**", "**"),
+)
 # Zero-width characters, marks and overrides of the text direction, soft hyphens, variation selectors, controls.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\x00-\x08\x0b-\x1f\x7f]"

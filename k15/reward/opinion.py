@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from k15.config.schema import JudgeConfig
 from k15.errors import ConfigError
+from k15.reward.asked import REFUSALS
 from k15.reward.judge import Ask, CotJudge, check_judge, endpoint_ask, endpoint_key, engine_ask
 from k15.reward.math import MathVerdict
 from k15.rollout.client import EngineClient, engine_session
@@ -57,7 +58,7 @@ class LoopJudge:
 
     def reconsider(self, prompt: Prompt, texts: Sequence[str], found: Sequence[MathVerdict]) -> list[MathVerdict]:
         """The rule's verdicts, those with an answer that it refused judged again; correct needs a majority."""
-        open_ = [i for i, v in enumerate(found) if not v.correct and v.extracted is not None]
+        open_ = [i for i, v in enumerate(found) if not v.correct and v.extracted is not None and v.reason not in REFUSALS]
         said = self.opinions([Triple(prompt.text, prompt.answer, texts[i]) for i in open_])
         verdicts = list(found)
         for i, opinion in zip(open_, said, strict=True):

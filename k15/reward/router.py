@@ -23,7 +23,7 @@ from k15.reward.pool import Outcome, WorkerPool
 from k15.reward.repetition import repetition_reward
 from k15.types import Group, Prompt, Score
 
-Judge = Callable[[Sequence[tuple[str, str]], str, WorkerPool], list[MathVerdict]]
+Judge = Callable[[Sequence[tuple[str, str]], str, WorkerPool, str], list[MathVerdict]]  # pairs, template, pool, question
 DOMAINS: dict[str, Judge] = {"math": verdicts, "code": code.verdicts}
 CHECKS: dict[str, Callable[[str], None]] = {"code": code.check_answer}  # of the reference answer, before anything is sampled
 _LOGGED_FAILURES = 3  # of each kind in full; the rest are only counted
@@ -88,7 +88,7 @@ class Rewards:
         assert len(texts) == len(group.rollouts), f"{len(texts)} texts for {len(group.rollouts)} rollouts"
         prompt = group.prompt
         check_domains([prompt])
-        found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool)
+        found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool, prompt.text)
         if audit and prompt.domain == "math" and self._judge is not None and self._cfg.judge.rejected:
             found = self._judge.reconsider(prompt, texts, found)
         if audit and prompt.domain in self._audited:

@@ -48,14 +48,28 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-def verify(given: str, wanted: str) -> tuple[bool, str]:
-    """(correct, reason) by text, numbers and algebra; both in canonical notation (`k15.reward.notation`)."""
+def verify(given: str, wanted: str, question: str | None = None) -> tuple[bool, str]:
+    """(correct, reason) by text, numbers and algebra; both in canonical notation (`k15.reward.notation`).
+
+    What is equal by algebra must be worked out too, and no copy of the `question`, where that is given.
+    """
     from k15.reward.algebra import equal
+    from k15.reward.form import refusal
 
     limit_memory(MEMORY_BYTES)
-    verdict = compare(given, wanted, equal)
+    refused: list[str] = []
+
+    def answers(mine: str, right: str) -> bool:
+        if not equal(mine, right):
+            return False
+        reason = refusal(mine, right, question)
+        if reason is not None:
+            refused.append(reason)
+        return reason is None
+
+    verdict = compare(given, wanted, answers)
     assert verdict is not None, "algebra always decides"
-    return verdict
+    return verdict if verdict[0] or not refused else (False, refused[0])
 
 
 def second(extracted: str, answer: str) -> bool | None:

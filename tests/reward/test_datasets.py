@@ -109,6 +109,21 @@ def test_other_notations_are_right_and_slips_are_wrong(pool: WorkerPool) -> None
     assert len(taken) <= LIMIT * len(wrong), taken
 
 
+def test_the_problem_s_text_refuses_no_right_answer(pool: WorkerPool) -> None:
+    """Each MATH-500 reference and other notations of it, with its problem given."""
+    refused, tried = [], 0
+    for row in rows("math500/test.jsonl"):
+        forms = [row["answer"], *notations(row["answer"])]
+        plain = verdicts([(f"\\boxed{{{f}}}", row["answer"]) for f in forms], "auto", pool)
+        asked = verdicts([(f"\\boxed{{{f}}}", row["answer"]) for f in forms], "auto", pool, row["problem"])
+        tried += len(forms)
+        refused += [
+            (f, row["answer"], a.reason) for f, p, a in zip(forms, plain, asked, strict=True) if p.correct and not a.correct
+        ]
+    print(f"{len(refused)} of {tried} right answers refused once the problem is given")
+    assert not refused, refused
+
+
 def test_the_second_method_disputes_few_references(pool: WorkerPool) -> None:
     """The audit's base rate on answers that are right: what plain math-verify disputes of them."""
     pairs = [(form, a) for a in answers()[:150] for form in list(notations(a))[:2]]

@@ -140,7 +140,7 @@ def test_the_audit_judges_a_seeded_sample_again_and_resumes() -> None:
 
 def test_the_second_method_disputes_what_the_first_should_not_have_taken(monkeypatch) -> None:
     """The default second method against a first one with a hole, which takes every answer."""
-    hole = lambda pairs, template, pool: [MathVerdict(True, "hole", response) for response, _ in pairs]  # noqa: E731
+    hole = lambda pairs, template, pool, question: [MathVerdict(True, "hole", response) for response, _ in pairs]  # noqa: E731
     monkeypatch.setitem(DOMAINS, "math", hole)
     with Rewards(RewardConfig(audit_fraction=1.0)) as rewards:
         g = group(*[(1, "stop")] * 4)
