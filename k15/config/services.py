@@ -1,5 +1,6 @@
 """Rules for what a run asks of others: Slurm's time, a sandbox, a judge. Each raises ConfigError; torch-free."""
 
+import importlib.util
 from urllib.parse import urlsplit
 
 from k15.config.schema import RunConfig
@@ -13,6 +14,7 @@ def check_services(cfg: RunConfig) -> None:
     _signal_before_end(cfg)
     _sandbox_is_whole(cfg)
     _judge_is_whole(cfg)
+    _transport_is_installed(cfg)
 
 
 def _signal_before_end(cfg: RunConfig) -> None:
@@ -30,9 +32,17 @@ def _sandbox_is_whole(cfg: RunConfig) -> None:
     if s.url is None and s.token_file is not None:
         raise ConfigError("sandbox.token_file is given without sandbox.url: it is the token of a service that runs already.")
     if s.url is not None:
-        _check_url("sandbox.url", s.url)
+        check_url("sandbox.url", s.url)
         if s.token_file is None:
             raise ConfigError(f"sandbox.url={s.url} needs sandbox.token_file=<file>, the token its service was started with.")
+
+
+def _transport_is_installed(cfg: RunConfig) -> None:
+    if cfg.weights.transport == "mooncake" and importlib.util.find_spec("mooncake") is None:
+        raise ConfigError(
+            "weights.transport=mooncake needs the package mooncake-transfer-engine (without CUDA: mooncake-transfer-engine-non-cuda), "
+            "which is not installed. Install it, or give weights.transport=http."
+        )
 
 
 def _judge_is_whole(cfg: RunConfig) -> None:
@@ -43,7 +53,7 @@ def _judge_is_whole(cfg: RunConfig) -> None:
             raise ConfigError(f"{asked[0]} is set, but there is no judge: give reward.judge.url=engines or an https://host/v1.")
         return
     if j.url != "engines":
-        _check_url("reward.judge.url", j.url)
+        check_url("reward.judge.url", j.url)
         if not j.model:
             raise ConfigError(f"reward.judge.url={j.url} needs reward.judge.model=<its name at that endpoint>.")
     for name, least in (("timeout_s", 0.001), ("max_tokens", 1), ("sampling_temperature", 0.0)):
@@ -51,7 +61,8 @@ def _judge_is_whole(cfg: RunConfig) -> None:
             raise ConfigError(f"reward.judge.{name} is {getattr(j, name)}; it must be at least {least}.")
 
 
-def _check_url(key: str, url: str) -> None:
+def check_url(key: str, url: str) -> None:
+    """Raises ConfigError where `url` is not one of http or https."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{key} is {url!r}; it must look like http://host:port or https://host/path.")

@@ -44,7 +44,7 @@ class Line:
 
 def doctor() -> list[Line]:
     """All findings, in the order in which they are printed."""
-    return [slurm(), *devices(), *packages(), etcd(), shared_memory(), *sandboxes(), tcmalloc()]
+    return [slurm(), *devices(), *packages(), etcd(), shared_memory(), transport(), *sandboxes(), tcmalloc()]
 
 
 def ask(*command: str, timeout: float = 8) -> str | None:
@@ -177,6 +177,14 @@ def shared_memory() -> Line:
     detail = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free in /dev/shm"
     cost = "a node holds its weight versions there; a large model fails (containers: --shm-size or --ipc=host)"
     return Line("shared memory", free >= SHM_NEEDED_BYTES, detail, cost)
+
+
+def transport() -> Line:
+    """What `weights.transport=auto` comes to on this machine."""
+    devices = sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))
+    rdma, engine = f"RDMA {', '.join(devices) or 'none'}", module_folder("mooncake") is not None
+    detail = f"HTTP{' or Mooncake, by measurement' if devices and engine else ''} ({rdma}; Mooncake {'' if engine else 'not '}installed)"
+    return Line("weights transport", engine or not devices, detail, "no RDMA: pip install mooncake-transfer-engine (see setup.py)")
 
 
 def sandboxes() -> list[Line]:
