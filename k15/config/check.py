@@ -5,11 +5,10 @@ config.json (read or made), since many rules need the model's shape.
 """
 
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from k15.config.hf import FAMILIES
+from k15.config.hf import FAMILIES, hf_folder
 from k15.config.schema import RunConfig
 from k15.config.services import check_services
 from k15.config.values import check_values, get
@@ -47,24 +46,10 @@ def model_config(cfg: RunConfig) -> dict[str, object]:
         }  # fmt: skip
     if not cfg.model.path:
         raise ConfigError("model.path is empty. Give a Hugging Face folder: model.path=/models/Qwen2.5-0.5B")
+    model = hf_folder("model.path", cfg.model.path)
     folder = Path(cfg.model.path)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"model.path is {cfg.model.path!r}, which is no folder on this machine. Give the folder that holds config.json "
-            "and the safetensors files (a hub name must be downloaded first, e.g. with `hf download`)."
-        )
-    for needed in ("config.json", "tokenizer.json"):
-        if not (folder / needed).is_file():
-            raise ConfigError(f"model.path={cfg.model.path} has no {needed}; it must be a complete Hugging Face folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"model.path={cfg.model.path} has no *.safetensors file; convert the weights to safetensors first.")
-    try:
-        model = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(model, dict) or model.get("model_type") not in FAMILIES:
-        kind = model.get("model_type") if isinstance(model, dict) else None
-        raise unknown_name(f"model_type in {folder / 'config.json'}", kind, FAMILIES)
+    if model.get("model_type") not in FAMILIES:
+        raise unknown_name(f"model_type in {folder / 'config.json'}", model.get("model_type"), FAMILIES)
     for key in ("num_attention_heads", "num_hidden_layers"):
         if not isinstance(model.get(key), int) or model[key] < 1:
             raise ConfigError(

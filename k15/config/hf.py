@@ -1,7 +1,11 @@
 """What rooms that may not import each other must read alike from a Hugging Face config.json. Torch-free."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from k15.errors import ConfigError
 
 CLASSIFIER = "ForSequenceClassification"
 FAMILIES = ("deepseek_v3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe")
@@ -60,3 +64,25 @@ def sparse_layers(config: Mapping[str, Any]) -> frozenset[int]:
         return frozenset(layers)
     dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
     return frozenset(n for n in layers if n not in dense and (n + 1) % step == 0)
+
+
+def hf_folder(setting: str, path: str) -> dict[str, Any]:
+    """The config.json of a complete Hugging Face folder, which `setting` names. Raises ConfigError for any other."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{setting} is {path!r}, which is no folder on this machine. Give the folder that holds config.json "
+            "and the safetensors files (a hub name must be downloaded first, e.g. with `hf download`)."
+        )
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise ConfigError(f"{setting}={path} has no {needed}; it must be a complete Hugging Face folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{setting}={path} has no *.safetensors file; convert the weights to safetensors first.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder / 'config.json'} is not an object.")
+    return config

@@ -20,6 +20,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from k15.config.curate import CurateConfig, check_curate
+from k15.config.hf import hf_folder
 from k15.curate import ask as asking
 from k15.curate.ask import Ask, Asked
 from k15.curate.funnel import Funnel, lost
@@ -53,6 +54,7 @@ def preflight(cfg: CurateConfig, nodes: int) -> None:
         if not source.startswith(HUB) and not Path(source).exists():
             raise DataError(f"{source} does not exist; sources and evaluation name files, folders, or hf:NAME:SPLIT.")
     if cfg.engine.path is not None:
+        hf_folder("engine.path", cfg.engine.path)
         load_tokenizer(Path(cfg.engine.path), chat=True)
     if cfg.engine.url is not None:
         endpoint_key(cfg.engine.key_env)
