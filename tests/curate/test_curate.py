@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 from aiohttp import web
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from k15.cli import main
@@ -126,6 +127,7 @@ def test_a_bad_row_is_named_by_its_line_and_fatal_or_skipped(line: str, tmp_path
     assert found["left"] == 1 and found["dropped"] == 1 and found["examples"][0]["where"] == f"{source}:3"
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.text("abc ", min_size=1, max_size=12), min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 1.0]))
 def test_what_stays_is_unlike_all_that_stays_and_what_goes_is_like_one(texts: list[str], threshold: float):
     rows = [row(t) for t in texts]
@@ -144,6 +146,7 @@ def test_numbers_and_answers_make_two_problems(tmp_path: Path):
     assert set(duplicates(rows, 0.8, 0)) == {2}
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 9))
 def test_a_balanced_sample_is_as_even_as_can_be(tags: list[str], size: int, seed: int):
     chosen = balanced(tags, size, seed)

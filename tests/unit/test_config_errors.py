@@ -176,7 +176,7 @@ def test_each_wrong_setting_says_value_rule_and_remedy(name, folder):
 
 def test_unknown_model_type_lists_the_known_ones(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(ConfigError, match="mamba.*llama, qwen2, qwen3, qwen3_moe"):
+    with pytest.raises(ConfigError, match="mamba.*deepseek_v3, llama, mixtral, qwen2, qwen3, qwen3_moe"):
         check(compose_run([f"model.path={folder}"]))
 
 
