@@ -40,8 +40,8 @@ def _sandbox_is_whole(cfg: RunConfig) -> None:
 def _transport_is_installed(cfg: RunConfig) -> None:
     if cfg.weights.transport == "mooncake" and importlib.util.find_spec("mooncake") is None:
         raise ConfigError(
-            "weights.transport=mooncake needs the package mooncake-transfer-engine (without CUDA: mooncake-transfer-engine-non-cuda), "
-            "which is not installed. Install it, or give weights.transport=http."
+            "weights.transport=mooncake needs the package mooncake-transfer-engine (without CUDA: "
+            "mooncake-transfer-engine-non-cuda), which is not installed. Install it, or give weights.transport=http."
         )
 
 

@@ -182,9 +182,11 @@ def shared_memory() -> Line:
 def transport() -> Line:
     """What `weights.transport=auto` comes to on this machine."""
     devices = sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))
-    rdma, engine = f"RDMA {', '.join(devices) or 'none'}", module_folder("mooncake") is not None
-    detail = f"HTTP{' or Mooncake, by measurement' if devices and engine else ''} ({rdma}; Mooncake {'' if engine else 'not '}installed)"
-    return Line("weights transport", engine or not devices, detail, "no RDMA: pip install mooncake-transfer-engine (see setup.py)")
+    engine = module_folder("mooncake") is not None
+    used = "HTTP or Mooncake, by measurement" if devices and engine else "HTTP"
+    detail = f"{used} (RDMA {', '.join(devices) or 'none'}; Mooncake {'' if engine else 'not '}installed)"
+    cost = "weights do not go over RDMA: pip install mooncake-transfer-engine (see setup.py)"
+    return Line("weights transport", engine or not devices, detail, cost)
 
 
 def sandboxes() -> list[Line]:

@@ -60,6 +60,7 @@ class Held:
     """A key under a lease that a thread keeps alive; the key vanishes within `ttl_s` of this process's death."""
 
     def __init__(self, store: "Store", key: str, value: str | bytes, ttl_s: int) -> None:
+        self._store = store
         self.lost = threading.Event()  # set when the lease could not be renewed in time: others take us for dead
         self._stop = threading.Event()
         self._lease = store.lease(ttl_s)
@@ -81,11 +82,12 @@ class Held:
                     return
 
     def close(self) -> None:
-        """Give the lease up; its key is deleted at once."""
+        """Give the lease up; its keys are deleted at once."""
         self._stop.set()
         self._thread.join()
         if not self.lost.is_set():
-            self._lease.revoke()
+            with self._store._errors("revoke a lease"):
+                self._lease.revoke()
 
 
 class Store:

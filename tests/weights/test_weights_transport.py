@@ -12,7 +12,6 @@ import torch
 
 from k15.errors import WeightsError
 from k15.weights.buffers import Workspace
-from k15.weights.layout import Slice
 from k15.weights.segments import Manifest, publish, read_segment
 from k15.weights.transport import Sink, TransferError, spans
 from k15.weights.transport import choice as choice_module
