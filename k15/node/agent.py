@@ -1,17 +1,8 @@
-"""The agent, one a node: the report's checkpoint-engine sidecar (2.6.3). It owns the node's processes and weight segments.
+"""The agent, one a node: the report's checkpoint-engine sidecar (2.6.3). It owns the node's processes and
+weight segments, and manages its engines.
 
-    POST   /processes            {name, module, args, env, devices}   start a child (modules of ALLOWED only)
-    GET    /processes            all children: pid, alive, returncode, log
-    GET    /processes/NAME/log   the last lines of its log
-    DELETE /processes/NAME       stop it (SIGTERM, SIGKILL, whole group)
-    GET    /ports                {"port": a free one}
-    POST   /weights/pull         {version} -> {"paths": [...], "bytes_pulled": n}   make all segments of a version local
-    POST   /weights/collect      {keep: [versions]}          drop other versions
-    GET    /weights/FILE         a segment or manifest of this node, for peers
-    GET    /health               identity of the node
-    POST   /shutdown             end: stop the children, leave nothing behind
-
-Every route demands `Authorization: Bearer <the job's token>`.
+Its routes are the table `k15.node.api.ROUTES`, served as OpenAPI at /openapi.json; every one, that too, demands
+`Authorization: Bearer <the job's token>`, and it listens on the job's interface alone.
 """
 
 import asyncio
@@ -19,18 +10,23 @@ import glob
 import hmac
 import os
 import socket
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 from aiohttp import web
 
-from k15.errors import ClusterError, K15Error, unknown_name
-from k15.node.children import Children, log_tail
+from k15.errors import ClusterError, ConfigError, K15Error, unknown_name
+from k15.node.api import ROUTES, Route, openapi, read_body
+from k15.node.children import Child, Children, log_tail
+from k15.node.engines import NodeEngines, Puller
+from k15.node.metrics import Pulls, Snapshot, render, segment_bytes
 from k15.node.network import free_port, interface_of
 
 ALLOWED = ("k15.runs.controller", "k15.runs.trainer_rank", "k15.sandbox.cli", "vllm.entrypoints.openai.api_server")
 
-Puller = Callable[[int], Awaitable[dict[str, object]]]
 Collector = Callable[[list[int]], None]
 
 
@@ -57,40 +53,54 @@ class Agent:
         self.segment_dir = segment_dir
         self.children = Children(log_dir)
         self.shutdown = asyncio.Event()
-        self._pull = pull
+        self._puller = pull
         self._collect = collect
+        self._pulls = Pulls()
         self._runner: web.AppRunner | None = None
-        self.port = 0
+        self._session: aiohttp.ClientSession | None = None
+        self._engines: NodeEngines | None = None
+        self.url = ""
+
+    @property
+    def engines(self) -> NodeEngines:
+        assert self._engines is not None, "start first"
+        return self._engines
 
     async def start(self) -> str:
         """Listen on a free port of the node's address; returns the base URL."""
+        self._session = aiohttp.ClientSession()
+        self._engines = NodeEngines(self.token, self._pull, self._session)
         app = web.Application(middlewares=[self._guard], client_max_size=1 << 24)
-        app.add_routes(
-            [
-                web.get("/health", self._health),
-                web.get("/ports", self._ports),
-                web.get("/processes", self._list),
-                web.post("/processes", self._start_child),
-                web.get("/processes/{name}/log", self._log),
-                web.delete("/processes/{name}", self._stop_child),
-                web.post("/weights/pull", self._pull_weights),
-                web.post("/weights/collect", self._collect_weights),
-                web.get("/weights/{file}", self._serve_segment),
-                web.post("/shutdown", self._shutdown),
-            ]
-        )
+        app.add_routes([web.route(route.method, route.path, self._served(route)) for route in ROUTES])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.address, 0)
         await site.start()
-        self.port = self._runner.addresses[0][1]
-        return f"http://{self.address}:{self.port}"
+        self.url = f"http://{self.address}:{self._runner.addresses[0][1]}"
+        return self.url
 
     async def close(self) -> None:
         """Stop every child, then the service."""
         await self.children.stop_all()
+        if self._session is not None:
+            await self._session.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _served(self, route: Route):
+        """The handler of a route: its body is checked against the table before the method sees it."""
+        method = getattr(self, f"_{route.handler}")
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not route.body:
+                return await method(request)
+            try:
+                given = await request.json()
+            except ValueError as error:
+                raise ConfigError(f"the body of {route.method} {route.path} is not JSON: {error}") from error
+            return await method(request, read_body(route, given))
+
+        return handle
 
     @web.middleware
     async def _guard(self, request: web.Request, handler) -> web.StreamResponse:
@@ -100,7 +110,11 @@ class Agent:
         try:
             return await handler(request)
         except K15Error as error:
-            return web.json_response({"error": str(error), "kind": type(error).__name__}, status=409)
+            status = 400 if isinstance(error, ConfigError) else 409
+            return web.json_response({"error": str(error), "kind": type(error).__name__}, status=status)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(openapi(self.url))
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"node_rank": self.node_rank, "host": socket.gethostname(), "address": self.address})
@@ -108,49 +122,79 @@ class Agent:
     async def _ports(self, _: web.Request) -> web.Response:
         return web.json_response({"port": free_port(self.address), "interface": interface_of(self.address)})
 
-    async def _list(self, _: web.Request) -> web.Response:
+    async def _metrics(self, _: web.Request) -> web.Response:
+        segments = await asyncio.to_thread(segment_bytes, self.segment_dir)
+        text = render(Snapshot(self.children.table, self.engines.updates, segments, self._pulls))
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def _processes(self, _: web.Request) -> web.Response:
         return web.json_response([child.describe() for child in self.children.table.values()])
 
-    async def _start_child(self, request: web.Request) -> web.Response:
-        body = await request.json()
+    async def _start_process(self, _: web.Request, body: dict[str, Any]) -> web.Response:
         if body["module"] not in ALLOWED:
             raise unknown_name("module", body["module"], ALLOWED)
-        env = body.get("env", {})
-        if body.get("devices") is not None:
+        env = dict(body["env"]) if body["env"] is not None else {}
+        if body["devices"] is not None:
             env["CUDA_VISIBLE_DEVICES"] = visible_devices(body["devices"])
-        child = await self.children.start(body["name"], body["module"], body.get("args", []), env)
+        args = body["args"] if body["args"] is not None else []
+        child = await self.children.start(body["name"], body["module"], args, env, url=body["url"])
         return web.json_response(child.describe())
 
-    def _named(self, request: web.Request) -> str:
+    def _named(self, request: web.Request) -> Child:
         name = request.match_info["name"]
         if name not in self.children.table:
             raise unknown_name("process", name, self.children.table)
-        return name
+        return self.children.table[name]
 
-    async def _log(self, request: web.Request) -> web.Response:
-        return web.json_response({"tail": log_tail(self.children.table[self._named(request)].log)})
+    async def _process_log(self, request: web.Request) -> web.Response:
+        return web.json_response({"tail": log_tail(self._named(request).log)})
 
-    async def _stop_child(self, request: web.Request) -> web.Response:
-        name = self._named(request)
-        await self.children.stop(name, float(request.query.get("grace_s", "5")))
-        return web.json_response(self.children.table[name].describe())
+    async def _stop_process(self, request: web.Request) -> web.Response:
+        child = self._named(request)
+        await self.children.stop(child.name, float(request.query.get("grace_s", "5")))
+        return web.json_response(child.describe())
 
-    async def _pull_weights(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._pull(int((await request.json())["version"])))
+    async def _engine_sleep(self, request: web.Request) -> web.Response:
+        await self.engines.sleep(self._named(request))
+        return web.json_response({})
 
-    async def _collect_weights(self, request: web.Request) -> web.Response:
-        keep = [int(v) for v in (await request.json())["keep"]]
+    async def _engine_wake(self, request: web.Request) -> web.Response:
+        await self.engines.wake(self._named(request))
+        return web.json_response({})
+
+    async def _engine_update(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        return web.json_response(await self.engines.update(self._named(request), body["version"]))
+
+    async def _versions(self, _: web.Request) -> web.Response:
+        children = [child for child in self.children.table.values() if child.url is not None]
+        found = await asyncio.gather(*(self.engines.version(child) for child in children))
+        segments = await asyncio.to_thread(segment_bytes, self.segment_dir)
+        return web.json_response({"segments": segments, "engines": {c.name: v for c, v in zip(children, found, strict=True)}})
+
+    async def _pull(self, version: int) -> dict[str, Any]:
+        start = time.monotonic()
+        got = await self._puller(version)
+        self._pulls.count += 1
+        self._pulls.nbytes += got["bytes_pulled"]
+        self._pulls.last_s = time.monotonic() - start
+        return got
+
+    async def _pull_weights(self, _: web.Request, body: dict[str, Any]) -> web.Response:
+        return web.json_response(await self._pull(body["version"]))
+
+    async def _collect_weights(self, _: web.Request, body: dict[str, Any]) -> web.Response:
+        keep = [int(v) for v in body["keep"]]
         await asyncio.to_thread(self._collect, keep)
         return web.json_response({"kept": keep})
 
-    async def _serve_segment(self, request: web.Request) -> web.StreamResponse:
+    async def _weights_file(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["file"]
         path = self.segment_dir / name
         if Path(name).name != name or not path.is_file():
             raise ClusterError(f"node {self.node_rank} has no weight segment {name!r}")
         return web.FileResponse(path, chunk_size=1 << 20)
 
-    async def _shutdown(self, _: web.Request) -> web.Response:
+    async def _end(self, _: web.Request) -> web.Response:
         self.shutdown.set()
         return web.json_response({"ok": True})
 

@@ -18,17 +18,25 @@ TRACKER_S = 2.0
 
 @dataclass
 class Child:
-    """One running or ended process of the agent."""
+    """One running or ended process of the agent. `url`: where an engine listens; `starts`, `crashes`: of all under its name."""
 
     name: str
     process: asyncio.subprocess.Process
     log: Path
+    url: str | None = None
+    starts: int = 1
+    earlier_crashes: int = 0
     started: float = field(default_factory=time.time)
     stopped_by_us: bool = False
 
     @property
     def alive(self) -> bool:
         return self.process.returncode is None
+
+    @property
+    def crashes(self) -> int:
+        crashed = not self.alive and not self.stopped_by_us and self.process.returncode != 0
+        return self.earlier_crashes + int(crashed)
 
     def describe(self) -> dict[str, object]:
         return {
@@ -39,6 +47,7 @@ class Child:
             "stopped_by_us": self.stopped_by_us,
             "log": str(self.log),
             "started": self.started,
+            "starts": self.starts,
         }
 
 
@@ -50,10 +59,13 @@ class Children:
         self.table: dict[str, Child] = {}
         log_dir.mkdir(parents=True, exist_ok=True)
 
-    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], *, echo: bool = False) -> Child:
+    async def start(
+        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], *, echo: bool = False, url: str | None = None
+    ) -> Child:
         """Run `python -P -m module args` under `name`. A living child of that name is an error, an ended one is replaced.
 
-        `echo`: its output goes where the agent's own goes (the job's log) instead of into a file. Raises ClusterError.
+        `url`: where an engine will listen. `echo`: its output goes where the agent's own goes (the job's log) instead of into
+        a file. Raises ClusterError.
         """
         old = self.table.get(name)
         if old is not None and old.alive:
@@ -67,7 +79,8 @@ class Children:
                 stdout=None if echo else out, stderr=None if echo else asyncio.subprocess.STDOUT,
                 start_new_session=True, preexec_fn=prepare,
             )  # fmt: skip
-        child = self.table[name] = Child(name, process, log)
+        starts, crashes = (1, 0) if old is None else (old.starts + 1, old.crashes)
+        child = self.table[name] = Child(name, process, log, url, starts, crashes)
         return child
 
     async def stop(self, name: str, grace_s: float = 5.0) -> None:

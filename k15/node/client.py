@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import aiohttp
 
-from k15.errors import ClusterError
+from k15.errors import ClusterError, EngineError, WeightsError
+
+UPDATE_S = 600.0
+_KINDS: dict[str, type[ClusterError | EngineError | WeightsError]] = {"EngineError": EngineError, "WeightsError": WeightsError}
 
 
 class AgentClient:
-    """Typed calls to one agent's HTTP API. Raises ClusterError with the agent's own message."""
+    """Typed calls to one agent's HTTP API. Raises ClusterError where it does not answer, and with the agent's own message;
+    what it says of engines and weights as EngineError and WeightsError."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str, node_rank: int) -> None:
         self.session = session
@@ -26,7 +30,8 @@ class AgentClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ClusterError(f"the agent of node {self.node_rank} at {self.url} does not answer {route}: {error!r}") from error
         if answer.status != 200:
-            raise ClusterError(f"agent of node {self.node_rank}, {method} {route}: {body.get('error', body)}")
+            kind = _KINDS.get(body.get("kind", ""), ClusterError)
+            raise kind(f"agent of node {self.node_rank}, {method} {route}: {body.get('error', body)}")
         return body
 
     async def health(self) -> dict:
@@ -38,10 +43,12 @@ class AgentClient:
         return body["port"], body["interface"]
 
     async def start(
-        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], devices: Sequence[int] | None = None
-    ) -> dict:
-        """`devices`: positions in the node's own list of CUDA devices that the process may see; None: all."""
-        body = {"name": name, "module": module, "args": list(args), "env": dict(env), "devices": devices}
+        self, name: str, module: str, args: Sequence[str], env: Mapping[str, str], devices: Sequence[int] | None = None,
+        url: str | None = None,
+    ) -> dict:  # fmt: skip
+        """`devices`: positions in the node's own list of CUDA devices that the process may see; None: all. `url`: where an
+        engine will listen."""
+        body = {"name": name, "module": module, "args": list(args), "env": dict(env), "devices": devices, "url": url}
         return await self._call("POST", "/processes", json=body)
 
     async def stop(self, name: str, grace_s: float = 5.0) -> dict:
@@ -53,8 +60,21 @@ class AgentClient:
     async def log_tail(self, name: str) -> str:
         return (await self._call("GET", f"/processes/{name}/log"))["tail"]
 
+    async def sleep(self, engine: str) -> None:
+        await self._call("POST", f"/engines/{engine}/sleep", timeout_s=150)
+
+    async def wake(self, engine: str) -> None:
+        await self._call("POST", f"/engines/{engine}/wake", timeout_s=150)
+
+    async def update(self, engine: str, version: int) -> dict[str, float]:
+        """Pull what is missing of `version` and load it in place; see `NodeEngines.update`."""
+        return await self._call("POST", f"/engines/{engine}/update", json={"version": version}, timeout_s=UPDATE_S)
+
+    async def versions(self) -> dict:
+        return await self._call("GET", "/versions", timeout_s=30)
+
     async def pull(self, version: int) -> dict:
-        return await self._call("POST", "/weights/pull", json={"version": version}, timeout_s=600)
+        return await self._call("POST", "/weights/pull", json={"version": version}, timeout_s=UPDATE_S)
 
     async def collect(self, keep: Sequence[int]) -> None:
         await self._call("POST", "/weights/collect", json={"keep": list(keep)})

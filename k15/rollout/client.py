@@ -151,14 +151,6 @@ class EngineClient:
         """Ends every request now; each returns its partial tokens with finish "abort". Returns how many there were."""
         return int((await self._call("POST", "/abort_requests", {}))["aborted"])
 
-    async def sleep(self) -> None:
-        """Moves the weights to host memory and drops the KV cache (vLLM's sleep level 1; CUDA only)."""
-        await self._call("POST", "/sleep?level=1", {})
-
-    async def wake(self) -> None:
-        """Undoes `sleep`."""
-        await self._call("POST", "/wake_up", {})
-
     async def health(self, timeout_s: float = 5.0) -> None:
         """Returns when the engine is alive, else raises EngineUnavailable."""
         await self._call("GET", "/health", timeout_s=timeout_s)

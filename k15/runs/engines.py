@@ -14,7 +14,6 @@ from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.rollout.client import EngineClient, EngineStale, EngineUnavailable
 from k15.rollout.server import engine_command, wait_ready
-from k15.weights.engine import update_engine
 
 log = get_logger("engines")
 START_TIMEOUT_S = 600.0
@@ -82,7 +81,7 @@ class Engines:
         size = self.cfg.rollout.tensor_parallel
         devices = list(range(engine.index * size, (engine.index + 1) * size)) if self.device == "cuda" else None
         module = argv.index("-m")
-        await agent.start(name, argv[module + 1], argv[module + 2 :], env, devices=devices)
+        await agent.start(name, argv[module + 1], argv[module + 2 :], env, devices=devices, url=f"http://{host}:{port}")
         watching = asyncio.create_task(self._until_dead(engine))
         try:
             await wait_ready(f"http://{host}:{port}", self.token, lambda: not watching.done(), START_TIMEOUT_S)
@@ -157,8 +156,7 @@ class Engines:
 
     async def _load(self, engine: Engine) -> None:
         assert self.held is not None
-        paths = self.held.paths[engine.agent.node_rank]
-        await update_engine(self.session, engine.client.base_url, self.token, self.held.version, paths)
+        await engine.agent.update(engine.name, self.held.version)
 
     async def _check_canary(self, engine: Engine) -> float:
         """Mean |engine - trainer| over the canary's log-probs (nats)."""
@@ -183,7 +181,7 @@ class Engines:
 
         async def one(engine: Engine) -> None:
             try:
-                await engine.client.sleep()
+                await engine.agent.sleep(engine.name)
             except EngineError as error:
                 log.error("%s could not sleep and is ended: %s", engine.name, error)
                 await engine.agent.stop(engine.name, grace_s=2)
@@ -195,7 +193,7 @@ class Engines:
 
         async def one(engine: Engine) -> None:
             try:
-                await engine.client.wake()
+                await engine.agent.wake(engine.name)
             except EngineError as error:
                 log.error("%s did not wake: %s", engine.name, error)
 

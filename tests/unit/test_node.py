@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from k15.errors import ClusterError
+from k15.errors import ClusterError, EngineError
 from k15.node.agent import Agent
 from k15.node.children import Children
 from k15.node.client import AgentClient
@@ -132,3 +132,60 @@ def test_a_requeued_job_does_not_read_its_earlier_rendezvous(tmp_path):
     publish(JobIdentity("7", 0, 2, 0), tmp_path, Rendezvous("7", "old", "http://10.0.0.1:1", "p", "10.0.0.1"))
     with pytest.raises(ClusterError):
         await_rendezvous(JobIdentity("7", 1, 2, 1), tmp_path, timeout_s=0.6)
+
+
+async def test_the_openapi_document_and_the_routes_agree(served):
+    """Every documented operation is served (with the documented body), every served one is documented, none without token."""
+    agent, client, session = served
+    headers = {"Authorization": "Bearer " + "t" * 48}
+    async with session.get(f"{client.url}/openapi.json", headers=headers) as answer:
+        document = await answer.json()
+    documented = {(m.upper(), path) for path, operations in document["paths"].items() for m in operations}
+    served_ = {(r.method, r.resource.canonical) for r in agent._runner.app.router.routes() if r.method != "HEAD"}
+    assert documented == served_ and document["security"] == [{"bearer": []}]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            url = client.url + path.replace("{name}", "nobody").replace("{file}", "nothing")
+            async with session.request(method, url) as answer:
+                assert answer.status == 401, path
+            schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+            if schema is None:
+                continue
+            right = {
+                name: {"string": "x", "integer": 1, "array": [], "object": {}}[f["type"]]
+                for name, f in schema["properties"].items()
+            }
+            needed = schema["required"][0]
+            for body, said in (
+                ({k: v for k, v in right.items() if k != needed}, needed),
+                (right | {"bogus": 1}, "bogus"),
+                (right | {needed: {"wrong": "type"}}, schema["properties"][needed]["type"]),
+                (["no object"], "JSON object"),
+            ):
+                async with session.request(method, url, json=body, headers=headers) as answer:
+                    assert answer.status == 400 and said in (await answer.json())["error"], (path, body)
+            async with session.request(method, url, json=right, headers=headers) as answer:
+                assert answer.status in (200, 400, 409) and answer.status != 500, path
+
+
+async def test_metrics_count_restarts_crashes_and_what_lies_in_shared_memory(served, tmp_path, monkeypatch):
+    agent, client, session = served
+    (tmp_path / "brief.py").write_text("import sys; sys.exit(int(sys.argv[1]))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for code in ("3", "0", "0"):
+        await (await agent.children.start("b", "brief", [code], {}, url="http://127.0.0.1:9")).process.wait()
+    (tmp_path / "v7-r0.seg").write_bytes(b"x" * 640)
+    (tmp_path / "v7-r1.seg").write_bytes(b"x" * 64)
+    await client.pull(7)
+    async with session.get(f"{client.url}/metrics", headers={"Authorization": "Bearer " + "t" * 48}) as answer:
+        lines = dict(line.rsplit(" ", 1) for line in (await answer.text()).splitlines() if not line.startswith("#"))
+    assert lines['k15_process_up{name="b"}'] == "0.0"
+    assert lines['k15_process_restarts_total{name="b"}'] == "2.0"
+    assert lines['k15_process_crashes_total{name="b"}'] == "1.0"
+    assert lines['k15_weights_shm_bytes{version="7"}'] == "704.0" and lines["k15_weights_pulls_total"] == "1.0"
+    assert await client.versions() == {"segments": {"7": 704}, "engines": {"b": None}}
+    with pytest.raises(EngineError, match="b did not answer /sleep"):
+        await client.sleep("b")
+    with pytest.raises(ClusterError, match="no engine"):
+        agent.children.table["b"].url = None
+        await client.wake("b")
