@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from k15.errors import ConfigError, K15Error
@@ -15,6 +17,7 @@ from k15.log import get_logger
 from k15.sandbox.images.store import Images
 
 log = get_logger("sandbox")
+_STATE = "k15-sandbox-state-"
 USAGE = """usage: k15 sandbox ACTION [options]
 
   serve   the HTTP service: /judge, /run, /health, /metrics     k15 sandbox serve --token-file FILE [--port 8021]
@@ -44,7 +47,7 @@ def serve(words: Sequence[str]) -> int:
     own, token = _own_images(args.image), _token(args.token_file)
     require = DEFAULT if args.require is None else args.require.split(",")
     with contextlib.ExitStack() as stack:
-        state = args.state_dir if args.state_dir is not None else stack.enter_context(tempfile.TemporaryDirectory(prefix="k15-"))
+        state = args.state_dir if args.state_dir is not None else stack.enter_context(_temporary())
         settings = ServiceSettings(
             token=token, state_dir=Path(state), host=args.host, port=args.port, workers=args.workers, queue_size=args.queue_size,
             max_request_bytes=args.max_request_mb << 20, keep_s=args.keep_s, grace_s=args.grace_s, sessions=args.sessions,
@@ -55,6 +58,18 @@ def serve(words: Sequence[str]) -> int:
         stack.enter_context(contextlib.closing(backend))
         asyncio.run(_until_signal(Service(settings, backend, Images(own)), args.url_file))
     return 0
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    """A state directory for as long as this lasts. Those of services that were killed are removed: nobody holds their lock."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_STATE}*/lock"):
+        with contextlib.suppress(OSError), old.open("rb") as lock:  # OSError: in use, another user's, or gone meanwhile
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_STATE) as folder, Path(folder, "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 async def _until_signal(service, url_file: str | None) -> None:

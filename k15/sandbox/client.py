@@ -2,9 +2,13 @@
 
 Requests are tried again, with the same id, after a lost connection, 429 and 503 (as late as `Retry-After` says): the service
 re-serves what it has done, so a request is never judged twice differently. Any other refusal is a ConfigError or DataError.
+
+Two bounds end the trying. `patience_s` measures silence: time without a word from a working service; being put off by a busy one,
+or a request that it is still working on, is a word. `queue_patience_s` bounds it all: a queue that never moves has an end.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +20,7 @@ from typing import Any
 import aiohttp
 import requests
 from requests.adapters import HTTPAdapter
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.sandbox.checker import Checker
@@ -40,24 +44,40 @@ __all__ = [
     "language", "submission_from",
 ]  # fmt: skip
 _LONGEST_WAIT_S = 30.0
+_HEALTH_S = 10.0
 
 
 class _Again(SandboxError):
-    """Not now: `after_s` is the service's own word on when, None for a lost connection."""
+    """Not now. `after_s`: the service's own word on when, None for none. `heard`: it works, and is only busy."""
 
-    def __init__(self, message: str, after_s: float | None) -> None:
+    def __init__(self, message: str, after_s: float | None = None, heard: bool = False) -> None:
         super().__init__(message)
-        self.after_s = after_s
+        self.after_s, self.heard = after_s, heard
+
+
+class _Patience:
+    """When to give up one request: tenacity's `stop`, with the last word of the service remembered."""
+
+    def __init__(self, silence_s: float, all_s: float) -> None:
+        self._silence_s, self._all_s = silence_s, all_s
+        self._first = self._heard = time.monotonic()
+
+    def __call__(self, state: RetryCallState) -> bool:
+        now, error = time.monotonic(), state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, _Again) and error.heard:
+            self._heard = now
+        return now - self._heard >= self._silence_s or now - self._first >= self._all_s
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the service is and how long to try. `patience_s` bounds all tries of a request, `timeout_s` each of them."""
+    """Where the service is and how long to try (see the module). `timeout_s`: of one try, before its health is asked for."""
 
     url: str
     token: str
     timeout_s: float = 300.0
     patience_s: float = 600.0
+    queue_patience_s: float = 7200.0
 
     @classmethod
     def of(cls, url: str | None, token_file: str | None, **more: float) -> "Access":
@@ -79,7 +99,8 @@ class Access:
 
     def retrying(self) -> dict[str, Any]:
         return {
-            "stop": stop_after_delay(self.patience_s), "wait": _wait, "reraise": True, "retry": retry_if_exception_type(_Again),
+            "stop": _Patience(self.patience_s, self.queue_patience_s), "wait": _wait, "reraise": True,
+            "retry": retry_if_exception_type(_Again),
         }  # fmt: skip
 
 
@@ -103,7 +124,8 @@ def _body(kind: str, status: int, after: str | None, text: str) -> dict[str, Any
         return body
     message = f"The sandbox refused /{kind} with status {status}: {body.get('error', body)}"
     if status in (429, 502, 503, 504):
-        raise _Again(message, float(after) if after is not None and after.isdigit() else None)
+        heard = status == 429 or body.get("busy") is True  # a 503 of a sandbox that fails is no sign of work
+        raise _Again(message, float(after) if after is not None and after.isdigit() else None, heard)
     if status in (400, 401, 403, 409, 413):
         raise ConfigError(message)
     raise DataError(message) if status == 422 else SandboxError(message)
@@ -124,7 +146,7 @@ class SandboxClient:
         self._http.headers.update(access.headers)
 
     def judge(self, submission: Submission, id: str | None = None) -> JudgeResult:
-        """The verdict. Raises SandboxError where the service could not be reached or failed for `patience_s`."""
+        """The verdict. Raises SandboxError where patience ended, ConfigError or DataError for a wrong request."""
         return judge_from(self._post("judge", _identified(submission_json(submission), id)))
 
     def judge_all(self, submissions: Sequence[Submission]) -> list[JudgeResult | Exception]:
@@ -154,11 +176,18 @@ class SandboxClient:
             return error
 
     def _post(self, kind: str, body: str) -> dict[str, Any]:
-        return Retrying(**self._access.retrying())(self._try, kind, body)
+        with _given_up(self._access):
+            return Retrying(**self._access.retrying())(self._try, kind, body)
 
     def _try(self, kind: str, body: str) -> dict[str, Any]:
-        with _reachable():
-            answer = self._http.post(f"{self._access.url}/{kind}", data=body.encode(), timeout=self._access.timeout_s)
+        try:
+            with _reachable():
+                answer = self._http.post(f"{self._access.url}/{kind}", data=body.encode(), timeout=self._access.timeout_s)
+        except _Again as error:
+            if isinstance(error.__cause__, requests.Timeout):
+                with _reachable():
+                    error.heard = self._http.get(f"{self._access.url}/health", timeout=_HEALTH_S).ok
+            raise
         return _body(kind, answer.status_code, answer.headers.get("Retry-After"), answer.text)
 
     def close(self) -> None:
@@ -196,12 +225,21 @@ class AsyncSandboxClient:
         return outcome_from(await self._post("run", _identified(job_json(job), id)))
 
     async def _post(self, kind: str, body: str) -> dict[str, Any]:
-        return await AsyncRetrying(**self._access.retrying())(self._try, kind, body)
+        with _given_up(self._access):
+            return await AsyncRetrying(**self._access.retrying())(self._try, kind, body)
 
     async def _try(self, kind: str, body: str) -> dict[str, Any]:
-        with _reachable():
-            async with self._http.post(f"{self._access.url}/{kind}", data=body.encode()) as answer:
-                return _body(kind, answer.status, answer.headers.get("Retry-After"), await answer.text())
+        try:
+            with _reachable():
+                async with self._http.post(f"{self._access.url}/{kind}", data=body.encode()) as answer:
+                    return _body(kind, answer.status, answer.headers.get("Retry-After"), await answer.text())
+        except _Again as error:
+            if isinstance(error.__cause__, TimeoutError):
+                timeout = aiohttp.ClientTimeout(total=_HEALTH_S)
+                with _reachable():
+                    async with self._http.get(f"{self._access.url}/health", timeout=timeout) as answer:
+                        error.heard = answer.ok
+            raise
 
 
 @contextmanager
@@ -210,4 +248,15 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, aiohttp.ClientError, TimeoutError) as error:
-        raise _Again(f"The sandbox service cannot be reached: {error}", None) from error
+        raise _Again(f"The sandbox service cannot be reached: {error}") from error
+
+
+@contextmanager
+def _given_up(access: Access) -> Iterator[None]:
+    """The last failure with the bound that ended the trying."""
+    try:
+        yield
+    except _Again as error:
+        busy = f"It was busy for queue_patience_s={access.queue_patience_s:g}; give it more workers, or the request more time."
+        silent = f"No word of a working service for patience_s={access.patience_s:g}."
+        raise SandboxError(f"{error} {busy if error.heard else silent}") from error

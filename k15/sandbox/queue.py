@@ -4,6 +4,8 @@
 
 With a request id a result is on disk before it is told, and a submission that nobody waits for is on disk before it is
 accepted. Without an id nothing is promised beyond the connection, and nothing is written.
+While the journal cannot be written, requests with an id are refused (come again), an answer that was promised waits until it can
+be, and all else goes on.
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from k15.sandbox.metrics import Metrics
 log = get_logger("sandbox")
 MAX_RETRY_AFTER_S = 60
 FAILED = 503  # the sandbox failed: no verdict, worth another try
+JOURNAL_PAUSE_S = 2.0  # between tries to write an answer that was promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Answer:
 
 
 class Busy(SandboxError):
-    """The queue is full, or the service is stopping; `retry_after_s` says when to come again."""
+    """The queue is full, the service is stopping, or its journal fails; `retry_after_s` says when to come again."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -73,7 +76,7 @@ class Queue:
         for e in entries:
             assert e.body is not None, "an unfinished entry has its request"
             self._promised.add(e.id)
-            self._open[e.id] = e.digest, asyncio.create_task(self._run(e.kind, e.body, e.id, e.digest))
+            self._open[e.id] = e.digest, self._task(e.kind, e.body, e.id, e.digest)
         self._metrics.recovered.inc(len(entries))
         return len(entries)
 
@@ -83,7 +86,7 @@ class Queue:
             if not wait:
                 raise ConfigError("Without waiting for the result, a request needs an id by which to ask for it.")
             self._admit()
-            task = asyncio.create_task(self._run(kind, body, None, ""))
+            task = self._task(kind, body, None, "")
             self._anonymous.add(task)
             task.add_done_callback(self._anonymous.discard)
             return await asyncio.shield(task)
@@ -95,19 +98,27 @@ class Queue:
                 if held.status != FAILED:
                     return Answer(held.status, held.result if held.result is not None else {})
             self._admit()
-            self._open[id] = digest, asyncio.create_task(self._run(kind, body, id, digest))
+            await self._writable()
+        if id not in self._open:
+            self._open[id] = digest, self._task(kind, body, id, digest)
         held_digest, task = self._open[id]
         _same(id, held_digest, digest)
         if wait:
             return await asyncio.shield(task)
+        already = id in self._promised
         self._promised.add(id)
-        await self._journal.accept(id, digest, kind, body)
+        try:
+            await self._journal.accept(id, digest, kind, body)
+        except SandboxError as error:
+            if not already:
+                self._promised.discard(id)
+            raise Busy(f"Nothing was accepted: {error}.", 5) from error
         if id not in self._open:  # it ended while the promise was written down
             self._promised.discard(id)
             held = await self._journal.find(id)
             if held is not None and held.status is None and id not in self._open:  # the sandbox had failed: the promise stands
                 self._promised.add(id)
-                self._open[id] = digest, asyncio.create_task(self._run(kind, body, id, digest))
+                self._open[id] = digest, self._task(kind, body, id, digest)
         return _pending(id)
 
     async def result(self, id: str) -> Answer:
@@ -138,13 +149,36 @@ class Queue:
             wait_s = math.ceil(len(self) * self._mean_s / self._workers)
             raise Busy(f"The queue is full: {len(self)} requests.", min(max(1, wait_s), MAX_RETRY_AFTER_S))
 
+    def _task(self, kind: str, body: dict[str, Any], id: str | None, digest: str) -> asyncio.Task[Answer]:
+        task = asyncio.create_task(self._run(kind, body, id, digest))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to whoever waits, who may be nobody
+        return task
+
+    async def _writable(self) -> None:
+        """Raises Busy where the journal cannot be written: work whose answer could not be kept is not begun."""
+        if self._journal.failing is not None:
+            try:
+                await self._journal.probe()
+            except SandboxError as error:
+                raise Busy(f"Nothing is accepted now: {error}.", 5) from error
+
+    async def _keep(self, id: str, digest: str, kind: str, answer: Answer) -> None:
+        """Write the answer down; one that was promised is tried until it is written or the service stops. Raises Busy."""
+        while True:
+            try:
+                return await self._journal.finish(id, digest, kind, answer.status, answer.body)
+            except SandboxError as error:
+                if id not in self._promised or self.stopping:
+                    raise Busy(f"The request was done, and its answer cannot be kept: {error}.", 5) from error
+            await asyncio.sleep(JOURNAL_PAUSE_S)
+
     async def _run(self, kind: str, body: dict[str, Any], id: str | None, digest: str) -> Answer:
         """Wait for a worker, do it, write the answer down; then it may be told."""
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, kind, body)
             # A promise that is made while the answer is being written finds it there, and leaves it.
             if id is not None and (answer.status != FAILED or id in self._promised):
-                await self._journal.finish(id, digest, kind, answer.status, answer.body)
+                await self._keep(id, digest, kind, answer)
             return answer
         finally:
             if id is not None:

@@ -7,10 +7,12 @@
     GET  /health, /metrics
 
 `?wait=0` with an id answers 202 once the request is on disk. 400 and 422: the request is wrong; 409: the id was used for
-something else; 413: too large; 429 and 503: come again after `Retry-After` seconds, with the same id.
+something else; 413: too large; 429 and 503: come again after `Retry-After` seconds, with the same id (`"busy": true`: nothing is
+wrong but the time).
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -145,12 +147,14 @@ class Service:
         except web.HTTPException as error:
             response = web.json_response({"error": error.reason}, status=error.status)
         except Busy as error:
-            status = 503 if self._queue.stopping else 429
-            response = web.json_response({"error": str(error)}, status=status, headers={"Retry-After": str(error.retry_after_s)})
+            status = 503 if self._queue.stopping or self._journal.failing is not None else 429
+            said = {"error": str(error), "busy": True}  # unlike a sandbox that failed, which is a 503 as well
+            response = web.json_response(said, status=status, headers={"Retry-After": str(error.retry_after_s)})
         except K15Error as error:
             status = 409 if isinstance(error, Conflict) else FAILED if isinstance(error, SandboxError) else 400
             status = 422 if isinstance(error, DataError) else status
-            response = web.json_response({"error": str(error)}, status=status)
+            headers = {"Retry-After": "1"} if status == FAILED else None
+            response = web.json_response({"error": str(error)}, status=status, headers=headers)
         self.metrics.answers.labels(route, response.status).inc()
         return response
 
@@ -177,6 +181,7 @@ class Service:
             "status": "stopping" if self._queue.stopping else "ok", "backend": self._backend.name, "images": sorted(self._images),
             "languages": [n for n, lang in LANGUAGES.items() if lang.image in self._images], "workers": self._settings.workers,
             "waiting": len(self._queue), "queue_size": self._settings.queue_size,
+            "journal": self._journal.failing if self._journal.failing is not None else "ok",
         })  # fmt: skip
 
     async def _text(self, request: web.Request) -> web.Response:
@@ -230,8 +235,9 @@ class Service:
 
     async def _purge(self) -> None:
         while True:
-            await asyncio.sleep(PURGE_EVERY_S)
-            await self._journal.purge()
+            await asyncio.sleep(min(PURGE_EVERY_S, max(0.1, self._settings.keep_s)))
+            with contextlib.suppress(SandboxError):  # the journal itself has said so; the next time may be better
+                await self._journal.purge()
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

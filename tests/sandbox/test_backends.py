@@ -182,7 +182,7 @@ def test_limits_are_told_apart(backend):  # noqa: F811
 
 
 def test_no_two_programs_draw_the_same_random_numbers(backend):  # noqa: F811
-    code = "import os, random\nprint(random.random(), flush=True)\nif not os.fork(): print(random.random(), flush=True)\nelse: os.wait()"
+    code = "import os, random\ndef draw(): print(random.random(), flush=True)\ndraw()\nif not os.fork(): draw()\nelse: os.wait()"
     drawn = [word for _ in range(3) for word in run(backend, "python3", "-c", code).stdout.split()]
     assert len(set(drawn)) == 6, drawn
 
