@@ -81,11 +81,11 @@ def segment_log_ratio(
     check_inputs(logprob, ref_logprob, cu_seqlens, {"mask": mask}, {}, allow_empty=True)
     if _path(logprob, backend) == "torch":
         return _log_ratio(logprob, ref_logprob, cu_seqlens, mask, allow_empty=True)
-    from . import kernel
+    from . import launch
 
-    cu, tokens = cu_seqlens.to(torch.int32).contiguous(), logprob.shape[0]
+    cu = cu_seqlens.to(torch.int32).contiguous()
     zero = torch.zeros(cu.shape[0] - 1, device=cu.device)
-    return kernel.finish(kernel.segment_sums(logprob, ref_logprob, cu, mask), cu, zero, zero, None, None, 1.0, tokens, True)[1]
+    return launch.forward(logprob, ref_logprob, cu, mask, zero, zero, None, None, 1.0, True).log_ratio
 
 
 def warm_up(device: torch.device, dtype: torch.dtype = torch.float32, backend: str = "auto") -> str:
@@ -98,8 +98,10 @@ def warm_up(device: torch.device, dtype: torch.dtype = torch.float32, backend: s
     if path == "triton":
         one = torch.ones(1, device=device)
         cu = torch.tensor([0, 3], dtype=torch.int32, device=device)
-        loss, _ = pmd_loss(logprob, logprob.detach(), one, one, cu, tau=1.0, mask=one.expand(3), weight=one, backend=backend)
-        loss.backward()
+        share = {"tau": 1.0, "mask": one.expand(3), "weight": one, "backend": backend}
+        for with_ratio in (False, True):
+            loss, ratio = pmd_loss(logprob, logprob.detach(), one, one, cu, **share)
+            (loss + ratio.sum() if with_ratio else loss).backward()
     return path
 
 
@@ -146,28 +148,28 @@ class _TritonLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logprob, ref, reward, baseline, cu_seqlens, tau, mask, weight, extra, group, split):
-        from . import kernel
+        from . import launch
 
-        tokens = logprob.shape[0]
-        if tokens > kernel.MAX_TOKENS:
-            raise ValueError(f"{tokens} packed tokens; the Triton path takes at most {kernel.MAX_TOKENS}. Split the pack")
         cu = cu_seqlens.to(torch.int32).contiguous()
-        sums = kernel.segment_sums(logprob, ref, cu, mask)
-        if group is not None:
-            dist.all_reduce(sums, group=group)  # integers: exact
         reward, baseline, weight, extra = (
             None if t is None else t.to(torch.float32).contiguous() for t in (reward, baseline, weight, extra)
         )
-        loss, ratio, coefficient = kernel.finish(sums, cu, reward, baseline, weight, extra, tau, tokens, split)
-        ctx.save_for_backward(cu, coefficient, *(() if mask is None else (mask,)))
-        ctx.like = (tokens, logprob.dtype)
-        return loss, ratio
+        if group is None:
+            results = launch.forward(logprob, ref, cu, mask, reward, baseline, weight, extra, tau, split)
+        else:
+            sums, first = launch.segment_sums(logprob, ref, cu, mask)
+            dist.all_reduce(sums, group=group)  # integers: exact
+            results = launch.finish(sums, first, cu, reward, baseline, weight, extra, tau, logprob.shape[0], split)
+        ctx.save_for_backward(cu, results.coefficient, results.first, mask)
+        ctx.like = (logprob.shape[0], logprob.dtype)
+        ctx.set_materialize_grads(False)  # a gradient that nobody asked for costs no launch
+        return results.loss, results.log_ratio
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_loss, g_ratio):
-        from . import kernel
+        from . import launch
 
-        cu, coefficient, *mask = ctx.saved_tensors
-        grad = kernel.gradient(coefficient, g_loss, g_ratio, cu, mask[0] if mask else None, *ctx.like)
+        cu, coefficient, first, mask = ctx.saved_tensors
+        grad = launch.gradient(coefficient, first, g_loss, g_ratio, cu, mask, *ctx.like)
         return grad, *[None] * 10

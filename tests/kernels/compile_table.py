@@ -41,14 +41,14 @@ def modules() -> list[str]:
 
 
 def kernels_of(path: Path) -> set[str]:
-    """Names of the jit functions of a file that no jit function of it calls: those that the host launches."""
+    """Names of the jit functions of a file that no other one of it names (to call, or to scan with): what the host launches."""
     functions = [
         node
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(d) for d in node.decorator_list)
     ]
-    called = {n.func.id for f in functions for n in ast.walk(f) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-    return {f.name for f in functions} - called
+    named = {n.id for f in functions for n in ast.walk(f) if isinstance(n, ast.Name)}
+    return {f.name for f in functions} - named
 
 
 def launched_kernels() -> set[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """pmd_loss in Triton: against float64, bit for bit wherever a sequence lies, split over packs, wrong inputs."""
 
+import itertools
+import math
 import zlib
 
 import pytest
@@ -106,17 +108,66 @@ def test_a_term_that_is_no_number_spoils_its_sequence_only(device):
         assert not grad[:3].isnan().any() and not grad[73:].isnan().any() and grad[3:73].isnan().all()
 
 
-@pytest.mark.parametrize("cu", [[0, 3, 3, 8], [0, 5, 3, 8], [0, 3, 5, 7], [1, 3, 5, 8], [0, 3, 9, 8]], ids=str)
-def test_wrong_bounds_on_the_device_make_everything_nan(cu, device):
+@settings(max_examples=12, deadline=None)
+@example(200, [0, 0, 30, 30, 60, 200])  # an empty sequence
+@example(200, [0, 190, 60, 200])  # falls
+@example(200, [0, 60, 199])  # ends early
+@example(200, [1, 60, 200])
+@example(200, [0, 100, 300, 200])
+@example(0, [0, 0, 0])
+@example(200, [0, 2**31 - 1, -(2**31), 200])
+@given(
+    st.sampled_from([3, 64, 200]),
+    st.lists(st.one_of(st.integers(-5, 210), st.sampled_from([-(2**31), 2**31 - 1])), min_size=2, max_size=45),
+)
+def test_wrong_bounds_on_the_device_make_everything_nan(device, tokens, cu):
     """What a GPU call does instead of waiting: the kernels themselves are given the wrong bounds, and stay in memory."""
-    from k15.kernels.pmd import kernel
+    from k15.kernels.pmd import launch
 
-    case, bounds = make_case([3, 3, 2], device), torch.tensor(cu, dtype=torch.int32, device=device)
-    sums = kernel.segment_sums(case["logprob"], case["ref_logprob"], bounds, None)
-    loss, ratio, coefficient = kernel.finish(sums, bounds, case["reward"], case["baseline"], None, None, TAU, 8, False)
-    assert loss.isnan() and ratio.isnan().all() and coefficient.isnan().all()
-    zero = torch.zeros_like(ratio)
-    assert kernel.gradient(coefficient, loss, zero, bounds, None, 8, torch.float32).isnan().all()
+    if cu[0] == 0 and cu[-1] == tokens and all(a < b for a, b in itertools.pairwise(cu)):
+        cu[-1] += 1
+    x, s = torch.rand(tokens, device=device), torch.rand(len(cu) - 1, device=device)
+    bounds = torch.tensor(cu, dtype=torch.int32, device=device)
+    sums, first = launch.segment_sums(x, x, bounds, None)
+    for got in (
+        launch.forward(x, x, bounds, None, s, s, None, None, TAU, False),
+        launch.finish(sums, first, bounds, s, s, None, None, TAU, tokens, False),
+    ):
+        assert got.loss.isnan() and got.log_ratio.isnan().all() and got.coefficient.isnan().all()
+        grad = launch.gradient(got.coefficient, got.first, got.loss, None, bounds, None, tokens, torch.float32)
+        assert grad.isnan().all()
+
+
+LENGTHS = st.one_of(st.just(0), st.integers(1, 5), st.sampled_from([63, 64, 65, 128, 200]))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(LENGTHS, min_size=1, max_size=8), st.booleans())
+@example([64, 0, 64, 0, 0], False)
+@example([0, 550, 0, 70, 600], True)  # more tiles than the last program joins at a time
+@example([0] * 40, False)  # no token at all, more sequences than are finished together
+def test_one_launch_gives_what_sums_and_finish_give(device, lengths, in_two):
+    """Bit for bit, with empty sequences and sequences over many tiles; and both are right, against integers of any size."""
+    from k15.kernels.pmd import launch
+
+    case = make_case(lengths, device, seed=sum(lengths))
+    where, terms = (case["cu_seqlens"], case["mask"]), (case["reward"], case["baseline"], case["weight"])
+    whole = launch.forward(case["logprob"], case["ref_logprob"], *where, *terms, None, TAU, True)
+    sums, first = launch.segment_sums(case["logprob"], case["ref_logprob"], *where)
+    if in_two:  # as two ranks would add theirs
+        cut = sum(lengths) // 3
+        parts = []
+        for piece, cu in ((slice(0, cut), where[0].clamp(max=cut)), (slice(cut, None), where[0].clamp(min=cut) - cut)):
+            parts.append(launch.segment_sums(*(case[n][piece] for n in ("logprob", "ref_logprob")), cu, case["mask"][piece])[0])
+        assert torch.equal(parts[0] + parts[1], sums)
+    split = launch.finish(sums, first, where[0], *terms, None, TAU, sum(lengths), True)
+    assert torch.equal(whole.first, split.first)
+    assert torch.equal(whole.log_ratio, split.log_ratio) and torch.equal(whole.coefficient, split.coefficient)
+    torch.testing.assert_close(whole.loss, split.loss)
+    diff = ((case["logprob"].double() - case["ref_logprob"].double()) * case["mask"].double()).cpu()
+    exact = [math.fsum(part.tolist()) for part in diff.split(lengths)]
+    torch.testing.assert_close(whole.log_ratio.cpu(), torch.tensor(exact), rtol=1e-7, atol=1e-12)
+    assert launch.ticket(device).item() == 0, "the next launch would not know its last program"
 
 
 def test_many_tiny_sequences_beside_a_giant(device, as_good):
