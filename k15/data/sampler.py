@@ -19,6 +19,7 @@ from k15.errors import ConfigError, DataError, unknown_name
 from k15.types import Prompt
 
 KINDS = ("uniform", "curriculum", "prioritised")
+BINS = 5  # of the histogram of sampled difficulty
 
 
 class PromptSampler:
@@ -38,6 +39,7 @@ class PromptSampler:
         self._successes = np.zeros(len(prompts))  # S_i, decayed
         self._trials = np.zeros(len(prompts))  # T_i, decayed
         self._labelled_easy = _labelled_easy(self._prompts)
+        self._drawn: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -63,8 +65,22 @@ class PromptSampler:
         race = self._rng.exponential(size=len(free))
         with np.errstate(divide="ignore"):
             key = np.where(weights > 0, race / weights, np.inf)
-        order = np.lexsort((race, key, ~free))
-        return [self._prompts[i] for i in order[:n]]
+        order = np.lexsort((race, key, ~free))[:n]
+        self._count(order)
+        return [self._prompts[i] for i in order]
+
+    def _count(self, drawn: np.ndarray) -> None:
+        """How hard the drawn prompts were found before: the histogram behind the report's figure of sampled difficulty."""
+        tried = drawn[self._trials[drawn] > 0]
+        bins = np.minimum((self.rates()[tried] * BINS).astype(int), BINS - 1)
+        counts = np.bincount(bins, minlength=BINS)
+        self._drawn = {"sampled_new": float(len(drawn) - len(tried))}
+        self._drawn |= {f"sampled_rate_{100 * b // BINS}_{100 * (b + 1) // BINS}": float(c) for b, c in enumerate(counts)}
+
+    def take_metrics(self) -> dict[str, float]:
+        """Of the last draw: sampled_new (prompts never tried) and sampled_rate_A_B (tracked success rate of A to B %)."""
+        drawn, self._drawn = self._drawn, {}
+        return drawn
 
     def weights(self, iteration: int) -> np.ndarray:
         """Unnormalised probability of each prompt, in the order of the dataset [number of prompts]."""

@@ -128,6 +128,23 @@ def finish_reasons(run: RunData) -> tuple[Canvas, str]:
     )
 
 
+def sampled_difficulty(run: RunData) -> tuple[Canvas, str]:
+    """What the sampler chose (report 2.3.4): tracked success rate of the prompts of each iteration, when they were drawn."""
+    canvas, (ax,) = ps.new_figure(*FULL)
+    names = ["sampled_new", *(m for m in run.metrics("sampled_rate_"))]
+    rows = [r for r in run.rows if "sampled_new" in r]
+    labels = ["not tried yet", *(m.removeprefix("sampled_rate_").replace("_", " to ") + " %" for m in names[1:])]
+    counts = {label: [float(r.get(m) or 0) for r in rows] for label, m in zip(labels, names, strict=True)}
+    colours = {label: colour for label, colour in zip(labels, (ps.GREY, ps.RUST, ps.ROSE, ps.OCHRE, ps.GREEN, ps.BLUE))}
+    ps.stacked_bars(ax, [int(r["iteration"]) for r in rows], counts, colours)
+    ps.finish(ax, y="prompts")
+    last = ", ".join(f"{label} {v[-1]:.0f}" for label, v in counts.items())
+    return canvas, sentences(
+        f"success rate so far of the prompts that were drawn; at iteration {rows[-1]['iteration']}: {last}",
+        f"sampler {run.setting('sampler.kind')}" if run.setting("sampler.kind") is not None else "",
+    )
+
+
 def length_histogram(run: RunData) -> tuple[Canvas, str]:
     canvas, (ax,) = ps.new_figure(*HALF)
     ends = run.first_and_last()
@@ -260,6 +277,7 @@ FIGURES = (
     Figure("finish_reasons", "How responses end", "Learning", ("finish_*",), finish_reasons),
     Figure("length_histogram", "Response lengths, first and last", "Learning", ("rollouts",), length_histogram),
     Figure("pass_rates", "Pass rates, first and last", "Learning", ("rollouts",), pass_rates),
+    Figure("sampled_difficulty", "Sampled difficulty", "Learning", ("sampled_new",), sampled_difficulty, wide=True),
     Figure("log_ratio", "Log-ratio", "Policy", ("log_ratio_mean", "log_ratio_std"), log_ratio, wide=True),
     Figure("kl", "KL", "Policy", ("kl",),
            one_curve("kl", "nats a token", ps.PURPLE, "divergence from the iteration's reference weights", "{:.4f}")),

@@ -108,6 +108,20 @@ def test_curriculum_takes_all_prompts_first_then_the_hard_ones() -> None:
     assert hard < {p.id for p in sampler.next(7, iteration=4)}, "too few hard prompts: the rest fills up"
 
 
+def test_the_histogram_counts_what_was_drawn_as_it_was_known_then() -> None:
+    data = prompts(10)
+    sampler = PromptSampler(data, SamplerConfig(kind="uniform", prior_successes=0, prior_trials=0), seed=0)
+    assert sampler.take_metrics() == {}
+    for p, right in zip(data[:4], (0, 1, 2, 4)):  # of four samples
+        sampler.record(p.id, [1.0] * right + [0.0] * (4 - right))
+    drawn = sampler.next(10)
+    sampler.record(data[5].id, [1.0])  # later: no part of the draw
+    found = sampler.take_metrics()
+    assert len(drawn) == 10 and found["sampled_new"] == 6
+    bins = ["sampled_rate_0_20", "sampled_rate_20_40", "sampled_rate_40_60", "sampled_rate_60_80", "sampled_rate_80_100"]
+    assert [found[b] for b in bins] == [1, 1, 1, 0, 1] and sampler.take_metrics() == {}
+
+
 def test_refusals() -> None:
     sampler = PromptSampler(prompts(3), SamplerConfig(), seed=0)
     with pytest.raises(DataError, match="has 3, of which 1 are still in flight"):
