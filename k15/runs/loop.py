@@ -74,7 +74,7 @@ class Loop:
             scores = await self._score(done, number)
         row: dict[str, object] = {
             "iteration": number + 1, "version": s.version, **rollout_metrics(done, scores, s.version),
-            **self.rewards.take_metrics(), **phase_metrics(self.worker.metrics),
+            **self.rewards.take_metrics(), **self.sampler.take_metrics(), **phase_metrics(self.worker.metrics),
             "groups_unfinished": self.buffer.unfinished, "prompts_seen": s.draws,
         }  # fmt: skip
         waiting = [g for g in groups if not g.finished]
