@@ -184,7 +184,9 @@ class SandboxConfig:
     workers: int = 2  # jobs at once of the job's own service
     queue_size: int = 256
     images: dict[str, str] = field(default_factory=dict)  # name -> root filesystem of your own
-    patience_s: float = 600.0  # how long a request is tried before the run ends with an error
+    patience_s: float = 600.0  # silence of the service after which the run ends with an error; a full queue is no silence
+    queue_patience_s: float = 7200.0  # how long a full queue may put a request off before the run ends with an error
+    restarts: int = 3  # of the job's own service, when it dies
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """The rules of single settings: allowed names, signs and ranges. Torch-free."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from k15.config.schema import RunConfig
@@ -30,7 +32,7 @@ POSITIVE = (
     "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
     "reward.correct",
     "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
-    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "cluster.cpus_per_task",
+    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "sandbox.queue_patience_s", "cluster.cpus_per_task",
     "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
     "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
 )  # fmt: skip
@@ -39,6 +41,7 @@ POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the t
 NOT_NEGATIVE = (
     "seed", "algo.weight_decay", "algo.clip_grad", "rollout.max_retries", "reward.repetition_penalty", "reward.length.weight",
     "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "warmup.min_lr",
+    "sandbox.restarts",
 )  # fmt: skip
 FRACTIONS = (
     "rollout.top_p",
@@ -51,6 +54,8 @@ FRACTIONS = (
     "rollout.gpu_memory_utilization",
 )
 BELOW_ONE = ("algo.beta1", "algo.beta2")
+AT_MOST = {"data.train_size": 1_000_000, "data.eval_size": 1_000_000}  # generated and held in memory by every controller
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def get(cfg: object, key: str) -> object:
@@ -92,6 +97,24 @@ def require(
             raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
 
 
+def check_names(name: str, run_dir: str | None) -> None:
+    """`name` becomes a part of file and job names, `run_dir` a folder. Raises ConfigError where they cannot."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"name is {name!r}, but it becomes a part of folder and job names. Allowed: 1 to 100 letters, digits, and "
+            "`.`, `_`, `-` after the first."
+        )
+    if run_dir is None:
+        return
+    if not run_dir.strip() or "\n" in run_dir:
+        raise ConfigError(
+            f"run_dir is {run_dir!r}, which names no folder. Give run_dir=<folder>, or leave it out: runs/<name>-<job>."
+        )
+    taken = next((p for p in (Path(run_dir), *Path(run_dir).parents) if p.exists() or p.is_symlink()), None)
+    if taken is not None and not taken.is_dir():
+        raise ConfigError(f"run_dir is {run_dir!r}, but {taken} is a file. Give run_dir=<folder>.")
+
+
 def check_values(cfg: RunConfig) -> None:
     """The rules of single settings of `k15 rl`. Raises ConfigError."""
     positive = [*POSITIVE, *(k for k in POSITIVE_OR_NULL if get(cfg, k) is not None)]
@@ -99,6 +122,11 @@ def check_values(cfg: RunConfig) -> None:
     require(
         cfg, choices=CHOICES, positive=positive, not_negative=NOT_NEGATIVE, below_one=BELOW_ONE, fractions=FRACTIONS
     )  # fmt: skip
+    for key, most in AT_MOST.items():
+        if get(cfg, key) > most:  # type: ignore[operator]
+            raise ConfigError(
+                f"{key} is {get(cfg, key)}, but at most {most} problems can be generated. Give {key}={most} or less."
+            )
     if not math.isfinite(cfg.reward.custom_weight):
         raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")
     if cfg.rollout.top_p == 0:

@@ -1,4 +1,8 @@
-"""The sandbox of a run whose data has code: the user's service, or one that the job starts on its first node."""
+"""The sandbox of a run whose data has code: the user's service, or one that the job starts on its first node.
+
+The job's own is watched as long as the run lives: one that dies is started again at the same address, `sandbox.restarts` times,
+and what was asked of it is asked again by the clients, with the same ids.
+"""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -14,23 +18,39 @@ from k15.types import Prompt
 log = get_logger("sandbox")
 NAME = "sandbox"
 START_TIMEOUT_S = 120.0
+WATCH_S = 1.0
+_watching: set[asyncio.Task] = set()  # asyncio itself holds tasks weakly
 
 
-async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Sequence[AgentClient], token: str) -> None:
+async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Sequence[AgentClient], token: str) -> Access | None:
     """Connect the code reward, where a prompt needs it. `token`: the job's, for a service of its own, which ends with the job.
 
+    Returns where code is judged, None where there is none to be judged.
     Raises ConfigError, SandboxError or ClusterError where the service is missing, refuses, or does not start.
     """
     prompts = list(prompts)
     if all(p.domain != "code" for p in prompts):
-        return
+        return None
+    patience = {"patience_s": cfg.patience_s, "queue_patience_s": cfg.queue_patience_s}
     if cfg.url is not None:
-        access = Access.of(cfg.url, cfg.token_file, patience_s=cfg.patience_s)
+        access = Access.of(cfg.url, cfg.token_file, **patience)
     else:
-        access = await _start(cfg, agents[0], token)
+        port, _ = await agents[0].free_port()
+        access = Access(f"http://127.0.0.1:{port}", token, **patience)
+        words = ["serve", "--port", str(port), "--workers", str(cfg.workers), *service_words(cfg)]
+        await _start(access, agents[0], words)
+        watch = asyncio.create_task(_watch(access, agents[0], words, cfg.restarts))
+        _watching.add(watch)
+        watch.add_done_callback(_watching.discard)
+    await asyncio.to_thread(connect, access, prompts)
+    return access
+
+
+def connect(access: Access, prompts: Sequence[Prompt]) -> None:
+    """Judge code at this service from now on. Raises ConfigError where it refuses or lacks a language of the prompts."""
     with SandboxClient(access) as client:
-        health = await asyncio.to_thread(client.health)
-        await asyncio.to_thread(client.check)
+        health = client.health()
+        client.check()
     if missing := {code.language_of(p.answer) for p in prompts if p.domain == "code"} - {None, *health["languages"]}:
         raise ConfigError(
             f"The sandbox at {access.url} does not judge {', '.join(sorted(map(str, missing)))}, which prompts ask for; it has "
@@ -40,23 +60,42 @@ async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Se
     log.info("code is judged at %s (%s): %s", access.url, health["backend"], ", ".join(health["languages"]))
 
 
-async def _start(cfg: SandboxConfig, agent: AgentClient, token: str) -> Access:
-    """A service on the controller's own node, at its loopback address."""
-    port, _ = await agent.free_port()
+def service_words(cfg: SandboxConfig) -> list[str]:
+    """Options of `k15 sandbox serve` for a job's own service."""
     images = [word for name, folder in cfg.images.items() for word in ("--image", f"{name}={folder}")]
-    words = ["serve", "--port", str(port), "--backend", cfg.backend, "--workers", str(cfg.workers),
-             "--queue-size", str(cfg.queue_size), "--grace-s", "1", *images]  # fmt: skip
-    await agent.start(NAME, "k15.sandbox.cli", words, {"K15_SANDBOX_TOKEN": token})
-    access = Access(f"http://127.0.0.1:{port}", token, patience_s=cfg.patience_s)
+    return ["--backend", cfg.backend, "--queue-size", str(cfg.queue_size), "--grace-s", "1", *images]
+
+
+async def _start(access: Access, agent: AgentClient, words: Sequence[str]) -> None:
+    """A service on the controller's own node, at its loopback address. Raises ClusterError where it does not come up."""
+    await agent.start(NAME, "k15.sandbox.cli", words, {"K15_SANDBOX_TOKEN": access.token})
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     with SandboxClient(access) as client:
         while True:
             try:
                 await asyncio.to_thread(client.health)
-                return access
+                return
             except SandboxError:
                 alive = (await agent.processes())[NAME]["alive"]
                 if not alive or asyncio.get_running_loop().time() > deadline:
                     tail = await agent.log_tail(NAME)
                     raise ClusterError(f"the sandbox on node {agent.node_rank} did not start:\n{tail}") from None
             await asyncio.sleep(0.5)
+
+
+async def _watch(access: Access, agent: AgentClient, words: Sequence[str], restarts: int) -> None:
+    """Start it again when it dies, at most `restarts` times; ends with the service's or the agent's own stop."""
+    for left in range(restarts, -1, -1):
+        try:
+            while (state := (await agent.processes())[NAME])["alive"]:
+                await asyncio.sleep(WATCH_S)
+            if state["stopped_by_us"]:
+                return
+            log.error("the sandbox died (status %s):\n%s", state["returncode"], await agent.log_tail(NAME))
+            if left:
+                await _start(access, agent, words)
+                log.warning("the sandbox is up again; %d more restarts are allowed", left - 1)
+        except ClusterError as error:
+            log.warning("the sandbox is watched no more: %s", error)
+            return
+    log.error("the sandbox is not started again (sandbox.restarts=%d); the run ends when its patience does", restarts)

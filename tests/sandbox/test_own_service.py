@@ -1,5 +1,9 @@
 """The service that a job starts by itself: by the node's agent, for code prompts only, ended with the agent."""
 
+import asyncio
+import os
+import signal
+
 import aiohttp
 import pytest
 from judging import TOKEN, need
@@ -36,18 +40,35 @@ async def agent(tmp_path):
 
 async def test_a_run_with_code_has_its_own_sandbox(agent, tmp_path):
     need("base")
-    await open_sandbox(SandboxConfig(), [MATH], [agent], TOKEN)
+    assert await open_sandbox(SandboxConfig(), [MATH], [agent], TOKEN) is None
     assert NAME not in await agent.processes(), "mathematics needs none"
-    await open_sandbox(SandboxConfig(workers=1), [MATH, CODE], [agent], TOKEN)
+    access = await open_sandbox(SandboxConfig(workers=1), [MATH, CODE], [agent], TOKEN)
     assert (await agent.processes())[NAME]["alive"]
     right, wrong = code.verdicts([(f"```python\nprint({n})\n```", CODE.answer) for n in (3, 4)])
     assert right.correct and not wrong.correct and wrong.reason.startswith("WA 0/1")
-    url = code._service.client._access.url
     (tmp_path / "other-token").write_text("this is another token")
     with pytest.raises(ConfigError, match="status 401"):
-        await open_sandbox(SandboxConfig(url=url, token_file=str(tmp_path / "other-token")), [CODE], [agent], TOKEN)
+        await open_sandbox(SandboxConfig(url=access.url, token_file=str(tmp_path / "other-token")), [CODE], [agent], TOKEN)
     await agent.stop(NAME)
+    await asyncio.sleep(2.0)
+    assert not (await agent.processes())[NAME]["alive"], "what is stopped is not started again"
     assert "stops" in await agent.log_tail(NAME)
+
+
+async def test_a_service_that_is_killed_comes_back_and_no_verdict_is_lost(agent):
+    need("base")
+    await open_sandbox(SandboxConfig(workers=1, restarts=1), [CODE], [agent], TOKEN)
+    first = (await agent.processes())[NAME]["pid"]
+    slow = "```python\nimport time\ntime.sleep(0.3)\nprint(%d)\n```"
+    judging = asyncio.create_task(asyncio.to_thread(code.verdicts, [(slow % n, CODE.answer) for n in (3, 4, 3, 4, 3, 4, 3, 4)]))
+    await asyncio.sleep(0.8)
+    os.kill(first, signal.SIGKILL)
+    assert [v.correct for v in await judging] == [True, False] * 4
+    second = (await agent.processes())[NAME]
+    assert second["alive"] and second["pid"] != first
+    os.kill(second["pid"], signal.SIGKILL)
+    await asyncio.sleep(3.0)
+    assert not (await agent.processes())[NAME]["alive"], "sandbox.restarts=1"
 
 
 async def test_a_service_that_cannot_start_says_why(agent):

@@ -33,7 +33,7 @@ def test_patience_measures_silence_and_not_a_full_queue(tmp_path):
     with served(tmp_path, "--workers", "1", "--queue-size", "1") as service, ThreadPoolExecutor(1) as pool:
         url = service.access.url
         slow = pool.submit(
-            requests.post, f"{url}/judge", json=body("x", "slow", source=SLEEPER.replace("0.7", "6")), headers=AUTH, timeout=60
+            requests.post, f"{url}/judge", json=body("x", "slow", source=SLEEPER.replace("0.7", "3.5")), headers=AUTH, timeout=60
         )
         _until(lambda: SandboxClient(service.access).health()["waiting"] == 1)
         hasty = Access(url, TOKEN, patience_s=0.4, queue_patience_s=1.0)
