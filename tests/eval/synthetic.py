@@ -73,7 +73,7 @@ def _row(i: int, iterations: int, rng: random.Random) -> dict[str, float]:
         "off_policy_token_fraction": 0.01 + 0.03 * t,
         "tokens_generated": tokens, "tokens_per_s": tokens / rollout_s, "repetition_tokens_saved": 120,
         "groups_trained": 64, "groups_unfinished": 3, "prompts_seen": 64 * i,
-        "sampled_new": round(64 * (1 - t)), "sampled_rate_0_20": round(40 * t), "sampled_rate_80_100": 64 - round(64 * (1 - t)) - round(40 * t),
+        "sampled_new": 64 - 2 * i, "sampled_rate_0_20": i, "sampled_rate_80_100": i,
         "loss": 1.1 - 0.5 * t + rng.gauss(0, 0.05), "grad_norm": 1.4 - 0.5 * t + abs(rng.gauss(0, 0.1)),
         "log_ratio_mean": -0.2 * (1 - t) + rng.gauss(0, 0.05), "log_ratio_std": 1.4 - 0.6 * t + rng.gauss(0, 0.06),
         "log_ratio_max": 4.5 - t + rng.gauss(0, 0.3), "kl": 0.004 - 0.002 * t + rng.gauss(0, 2e-4),
