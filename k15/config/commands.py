@@ -5,6 +5,13 @@ module k15/runs/NAME.py with `main` (Hydra's entry, see `k15.runs.entry`) and `p
 """
 
 from k15.config.curate import CurateConfig
+from k15.config.dpo import DpoConfig
 from k15.config.schema import RunConfig
+from k15.config.sft import SftConfig
 
-COMMANDS: dict[str, type] = {"rl": RunConfig, "curate": CurateConfig}
+COMMANDS: dict[str, type] = {
+    "rl": RunConfig,
+    "sft": SftConfig,
+    "dpo": DpoConfig,
+    "curate": CurateConfig,
+}

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from k15.config.schema import RunConfig
+from k15.config.words import wrong_type
 from k15.errors import ConfigError, unknown_name
 
 Config = TypeVar("Config")
@@ -63,6 +64,20 @@ def settings(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
+def listed(kind: type, words: Sequence[str]) -> list[str]:
+    """`tasks=a,b` as `tasks=[a,b]` for the settings of the dataclass `kind` that are lists; other words as they are."""
+    found = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        parent, last = kind, key.lstrip("+").split(".")
+        for part in last[:-1]:
+            parent = {f.name: f.type for f in fields(parent)}.get(part) if is_dataclass(parent) else None
+        of_list = is_dataclass(parent) and any(f.name == last[-1] and str(f.type).startswith("list[") for f in fields(parent))
+        plain = equals and value and not value.startswith(("[", "'", '"', "$")) and value != "null"
+        found.append(f"{key}=[{value}]" if of_list and plain else word)
+    return found
+
+
 def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
@@ -80,6 +95,9 @@ def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigEr
     if group and options:
         return unknown_name(f"{group[1]}={group[2]}: the config group choice", group[2], options.group(1).split())
     cause = error.__cause__
+    mistyped = wrong_type(root, f"{text} {cause}", overrides)
+    if mistyped is not None:
+        return ConfigError(mistyped)
     detail = str(cause).splitlines()[0] if cause is not None else ""
     return ConfigError(f"{text.splitlines()[0]} {detail}".strip())
 
@@ -93,6 +111,7 @@ def _unknown_key(root: type, key: str, leaf: str, siblings: Sequence[str]) -> Co
     near = get_close_matches(last, by_last, n=1)
     hints = (
         [n for n in names if n.endswith(f".{key}")]
+        or get_close_matches(leaf, siblings, n=1, cutoff=0.85)
         or by_last.get(last, [])
         or get_close_matches(leaf, siblings, n=1)
         or (by_last[near[0]] if near else [])

@@ -5,7 +5,7 @@ so that controllers and samplers stay light. Token ids equal those of transforme
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -64,19 +64,27 @@ class TextTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a prompt, special tokens included, ready for sampling to begin after the last."""
         if self.chat:
-            return self._tokenizer.encode(self._rendered(text), add_special_tokens=False).ids
+            return self.encode_plain(self.render([{"role": "user", "content": text}]))
         return self._tokenizer.encode(text).ids
 
     def encode_response(self, text: str, end: bool = True) -> list[int]:
         """Token ids of a response text: no special tokens, except `eos` last where `end`."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self.encode_plain(text)
         return [*ids, self.eos_id] if end else ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a piece of text: special tokens where it spells them, none added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def _rendered(self, text: str) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]], generate: bool = True) -> str:
+        """Messages through the folder's chat template; `generate`: up to where the assistant's answer begins.
+
+        Raises DataError where the template does not take them.
+        """
         # The settings transformers renders chat templates with: templates are third-party text, hence the sandbox.
         from jinja2.exceptions import TemplateError
         from jinja2.ext import loopcontrols
@@ -88,14 +96,14 @@ class TextTokenizer:
         environment.globals["raise_exception"] = _refuse
         try:
             return environment.from_string(self._template).render(
-                messages=[{"role": "user", "content": text}], add_generation_prompt=True, tools=None, **self._names
+                messages=list(messages), add_generation_prompt=generate, tools=None, **self._names
             )
         except TemplateError as e:
             raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
 
 
 def _refuse(message: str) -> None:
-    raise DataError(f"The chat template refused the prompt: {message}")
+    raise DataError(f"The chat template refused the messages: {message}")
 
 
 def _content(value: object) -> str | None:

@@ -45,6 +45,7 @@ class Progress:
         reward: float | None = None,
         accuracy: float | None = None,
         length: float | None = None,
+        loss: float | None = None,
         eta_s: float | None = None,
     ) -> None:
         """Show this state. `accuracy` is a share (0..1), `length` in tokens; `eta_s` replaces the own estimate."""
@@ -54,7 +55,7 @@ class Progress:
             if self._iteration is not None and iteration == self._iteration + 1:
                 self._durations.append(now - self._started)
             self._iteration, self._started = iteration, now
-        given = {"tokens_per_s": tokens_per_s, "reward": reward, "accuracy": accuracy, "length": length}
+        given = {"tokens_per_s": tokens_per_s, "reward": reward, "accuracy": accuracy, "length": length, "loss": loss}
         self._values |= {k: v for k, v in given.items() if v is not None}
         self._line = self._format(phase, eta_s if eta_s is not None else self.eta_s())
         if changed or self._printed_at is None or now - self._printed_at >= self._min_interval_s:
@@ -87,6 +88,8 @@ class Progress:
             parts.append(f"accuracy {100 * v['accuracy']:.1f} %")
         if "length" in v:
             parts.append(f"length {v['length']:.1f}")
+        if "loss" in v:
+            parts.append(f"loss {v['loss']:.4f}")
         parts.append(f"left {duration(eta_s)}" if eta_s is not None else "left ?")
         return "  ".join(parts)
 

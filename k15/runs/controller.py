@@ -1,64 +1,50 @@
-"""The controller process: the report's central master. Builds the job's parts, then runs the loop. One a job, on the head node.
-
-Started by the head node's agent as `python -m k15.runs.controller RUN_DIR`, with K15_RENDEZVOUS and K15_NODES in the
-environment. Exit codes: 0 done, REQUEUE saved and to be requeued, 1 failed (the message is in the log).
+"""The controller process of `k15 rl`: the report's central master. Builds the job's parts, then runs the loop. One a job, on the
+head node, started as `k15.runs.head` says.
 """
 
 import asyncio
-import json
 import os
-import signal
 import sys
 from pathlib import Path
-
-import aiohttp
 
 from k15.config.check import check
 from k15.config.compose import from_yaml
 from k15.config.schema import RunConfig
 from k15.data.sampler import PromptSampler
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
-from k15.errors import K15Error
 from k15.log import MetricsWriter, RolloutLog, get_logger
-from k15.node.client import AgentClient
-from k15.node.rendezvous import Rendezvous
 from k15.reward.opinion import engines_opener
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
-from k15.rollout.client import engine_session
 from k15.rollout.worker import RolloutWorker
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
-from k15.runs.loop import Interrupted, Loop
+from k15.runs.head import exit_code, open_head
+from k15.runs.loop import Loop
 from k15.runs.prepare import load_prompts, model_folder
 from k15.runs.sandbox import open_sandbox
 from k15.runs.state import Checkpoints, LoopState
 from k15.runs.summary import finish
 from k15.runs.warmup import warm_up
 from k15.types import Prompt
-from k15.weights.store import Store
 
 log = get_logger("controller")
-REQUEUE = 85
 
 
-async def main(run_dir: Path) -> int:
+async def main(run_dir: Path) -> None:
+    """The run from its start or its last checkpoint. Raises Interrupted after saving, K15Errors."""
     cfg = from_yaml((run_dir / "config.yaml").read_text())
-    rendezvous_path = Path(os.environ["K15_RENDEZVOUS"])
-    rendezvous = Rendezvous(**json.loads(rendezvous_path.read_text()))
-    store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stop.set)
-    async with engine_session() as session:
-        agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
+    check(cfg, nodes=int(os.environ["K15_NODES"]))
+    async with open_head() as head:
         model_dir = model_folder(cfg, run_dir)
         tokenizer = load_tokenizer(model_dir, chat=cfg.model.chat)
         prompts, held_out = load_prompts(cfg, tokenizer)
         checkpoints = Checkpoints(run_dir, cfg.save.keep)
         found = checkpoints.latest()
+        agents, token = head.agents, head.rendezvous.token
         fleet = Fleet(
-            cfg, run_dir, model_dir, rendezvous, rendezvous_path, agents, store, session, device=os.environ["K15_DEVICE"],
-            canary=canary(prompts, tokenizer, cfg.model.max_context_tokens),
+            cfg, run_dir, model_dir, head.rendezvous, head.rendezvous_path, agents, head.store, head.session,
+            device=head.device, canary=canary(prompts, tokenizer, cfg.model.max_context_tokens),
         )  # fmt: skip
         try:
             log.info(
@@ -66,30 +52,16 @@ async def main(run_dir: Path) -> int:
                 cfg.parallel.ranks_per_node * len(agents), cfg.rollout.engines_per_node * len(agents),
             )  # fmt: skip
             await fleet.start()
-            await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, rendezvous.token)
+            await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, token)
             ask = engines_opener(
-                cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all], rendezvous.token,
+                cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all], token,
                 tokenizer.encode_prompt, tokenizer.decode,
             )  # fmt: skip
             with Rewards(cfg.reward, cfg.seed, open_ask=ask) as rewards:
-                loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, stop)
+                loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, head.stop)
                 await run(loop, found)
-        except Interrupted:
-            log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
-            return REQUEUE
         finally:
             await fleet.stop()
-    return 0
-
-
-async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, count: int) -> list[AgentClient]:
-    """Wait until all `count` agents have registered; in node order."""
-    for _ in range(300):
-        found = {int(k.rsplit("/", 1)[1]): json.loads(v) for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()}
-        if len(found) == count:
-            return [AgentClient(session, found[rank]["url"], token, rank) for rank in sorted(found)]
-        await asyncio.sleep(1.0)
-    raise K15Error(f"only {len(found)} of {count} agents registered within 300 s; see logs/ in the run folder.")
 
 
 def build_loop(
@@ -164,15 +136,5 @@ def canary(prompts: list[Prompt], tokenizer: TextTokenizer, limit: int) -> list[
     return tokens[: min(64, limit - 1)]
 
 
-def entry() -> int:
-    run_dir = Path(sys.argv[1])
-    try:
-        check(from_yaml((run_dir / "config.yaml").read_text()), nodes=int(os.environ["K15_NODES"]))
-        return asyncio.run(main(run_dir))
-    except K15Error as error:
-        log.error("%s: %s", type(error).__name__, error)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(entry())
+    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))

@@ -10,17 +10,14 @@ from pathlib import Path
 import aiohttp
 
 from k15.config.schema import RunConfig
-from k15.errors import ClusterError, K15Error
-from k15.log import get_logger
+from k15.errors import ClusterError
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.runs.engines import Engines, Held
 from k15.runs.trainer_client import TrainerClient
+from k15.runs.trainer_ranks import end_processes, start_trainer
 from k15.types import Batch
 from k15.weights.store import Store
-
-log = get_logger("fleet")
-START_TIMEOUT_S = 600.0
 
 
 class Fleet:
@@ -57,33 +54,10 @@ class Fleet:
             await asyncio.gather(self._start_trainer(), self.engines.start(self.agents))
 
     async def _start_trainer(self) -> None:
-        """Spawn every rank, node by node, and connect to rank 0."""
-        per_node = self.cfg.parallel.ranks_per_node
-        head = self.agents[0]
-        port, _ = await head.free_port()
-        for node, agent in enumerate(self.agents):
-            _, interface = await agent.free_port()
-            for local in range(per_node):
-                rank = node * per_node + local
-                env = {
-                    "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(per_node * len(self.agents)),
-                    "MASTER_ADDR": self.rendezvous.head_address, "MASTER_PORT": str(port), "K15_DEVICE": self.engines.device,
-                    "K15_GENERATION": "0", "K15_RENDEZVOUS": str(self.rendezvous_path),
-                    "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
-                }  # fmt: skip
-                await agent.start(f"trainer-{rank}", "k15.runs.trainer_rank", [str(self.run_dir), str(self.model_dir)], env)
-        self._trainer = await TrainerClient.connect(
-            self.store, "0", self.rendezvous.token, self._dead_trainer, timeout_s=START_TIMEOUT_S
-        )
-
-    async def _dead_trainer(self) -> str | None:
-        """The first dead trainer rank with its log's end, or None."""
-        for agent in self.agents:
-            for name, state in (await agent.processes()).items():
-                if name.startswith("trainer-") and not state["alive"]:
-                    tail = await agent.log_tail(name)
-                    return f"{name} on node {agent.node_rank} ended with code {state['returncode']}; log {state['log']}:\n{tail}"
-        return None
+        self._trainer = await start_trainer(
+            self.agents, self.rendezvous, self.rendezvous_path, self.store, device=self.engines.device,
+            ranks_per_node=self.cfg.parallel.ranks_per_node, folders=(self.run_dir, self.model_dir),
+        )  # fmt: skip
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
@@ -144,13 +118,5 @@ class Fleet:
         await self.trainer.call("export_hf", paths=self.engines.held.paths[self.agents[0].node_rank], folder=str(folder))
 
     async def stop(self) -> None:
-        """End the engines and the trainer. What fails here is logged only: the run's own result stands, agents clean up."""
-
-        async def end(agent: AgentClient) -> None:
-            try:
-                names = [n for n, state in (await agent.processes()).items() if state["alive"] and n != "controller"]
-                await asyncio.gather(*(agent.stop(name, grace_s=2) for name in names))
-            except K15Error as error:
-                log.warning("stopping node %d: %s", agent.node_rank, error)
-
-        await asyncio.gather(*(end(agent) for agent in self.agents))
+        """End the engines and the trainer."""
+        await end_processes(self.agents)

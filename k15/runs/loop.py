@@ -19,14 +19,11 @@ from k15.rollout.worker import RolloutWorker
 from k15.runs.batches import build_batch, phase_metrics, rollout_metrics, train_metrics
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
+from k15.runs.head import Interrupted
 from k15.runs.state import Checkpoints, LoopState
 from k15.types import Group, Prompt, Score
 
 log = get_logger("loop")
-
-
-class Interrupted(Exception):
-    """The pre-timeout signal came: everything has been saved, the job is to be requeued."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from k15.errors import K15Error
 from k15.log import get_logger
@@ -30,15 +31,31 @@ class LoopState:
     rewards: dict[str, object] = field(default_factory=dict)  # the audit's generator
 
 
-class Checkpoints:
-    """Write, find and prune the checkpoints of one run folder."""
+@dataclass
+class FitState:
+    """Where a fine-tuning run stands: `iteration` optimizer steps of `iterations` are done, `stage` and `epoch` are those of
+    the last one. `data`: fingerprint of the examples, whose order is a function of the seed."""
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    iteration: int = 0
+    iterations: int = 0
+    stage: str = ""
+    epoch: int = 0
+    data: str = ""
+
+
+State = TypeVar("State", LoopState, FitState)
+
+
+class Checkpoints(Generic[State]):
+    """Write, find and prune the checkpoints of one run folder; `kind` is the controller's part of one."""
+
+    def __init__(self, run_dir: Path, keep: int, kind: type[State] = LoopState) -> None:
+        self.kind = kind
         self.folder = run_dir / "checkpoints"
         self.keep = keep
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    async def write(self, state: LoopState, save_trainer: Callable[[str], Awaitable[None]]) -> Path:
+    async def write(self, state: State, save_trainer: Callable[[str], Awaitable[None]]) -> Path:
         """Save everything; returns the finished folder. Older ones beyond `keep` are removed afterwards."""
         number = 1 + max((int(p.name.split("-")[0]) for p in self.complete()), default=-1)
         final = self.folder / f"{number:05d}-iteration-{state.iteration:05d}"
@@ -58,7 +75,7 @@ class Checkpoints:
         """Finished checkpoints, oldest first."""
         return sorted(p for p in self.folder.iterdir() if "-iteration-" in p.name and (p / "controller.json").is_file())
 
-    def latest(self) -> tuple[Path, LoopState] | None:
+    def latest(self) -> tuple[Path, State] | None:
         """The newest checkpoint, or None. Raises K15Error for one that cannot be read."""
         for leftover in self.folder.glob("partial-*"):
             log.warning("removing %s, which was being written when the run stopped", leftover.name)
@@ -67,6 +84,6 @@ class Checkpoints:
         if not found:
             return None
         try:
-            return found[-1], LoopState(**json.loads((found[-1] / "controller.json").read_text()))
+            return found[-1], self.kind(**json.loads((found[-1] / "controller.json").read_text()))
         except (json.JSONDecodeError, TypeError) as error:
             raise K15Error(f"checkpoint {found[-1]} cannot be read ({error}); remove it to go on from the one before.") from error

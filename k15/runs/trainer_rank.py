@@ -21,11 +21,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from k15.config.commands import COMMANDS
 from k15.config.compose import from_yaml
+from k15.config.dpo import DpoConfig
+from k15.config.trainer import trainer_settings
 from k15.log import get_logger
 from k15.node.rendezvous import Rendezvous
 from k15.train.device import init_distributed, pick_device
+from k15.train.preference import Preference, PreferenceTrainer
 from k15.train.trainer import Trainer
+from k15.weights.buffers import Workspace
 from k15.weights.hf import save_hf
 from k15.weights.layout import Slice, to_hf
 from k15.weights.segments import load_manifest, read_segment, write_segment
@@ -39,21 +44,24 @@ class Rank:
     """The methods that the controller may call, each run by all ranks in lockstep."""
 
     def __init__(self, run_dir: Path, model_dir: Path, rendezvous: Rendezvous) -> None:
-        self.cfg = from_yaml((run_dir / "config.yaml").read_text())
+        cfg = from_yaml((run_dir / "config.yaml").read_text(), COMMANDS[os.environ["K15_COMMAND"]])
+        self.settings = trainer_settings(cfg)
         self.model_dir = model_dir
         self.node = int(os.environ["K15_NODE_RANK"])
         self.segment_dir = Path(os.environ["K15_SEGMENT_DIR"])
+        self.workspace = Workspace(self.segment_dir, keep=os.environ["K15_WEIGHTS_SPARE"] == "1")
         self.store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
         self.rank = dist.get_rank()
         self.hf_config = json.loads((model_dir / "config.json").read_text())
-        self.trainer = Trainer(
+        kind = PreferenceTrainer if isinstance(cfg, DpoConfig) else Trainer
+        self.trainer = kind(
             self.hf_config,
-            parallel=self.cfg.parallel,
-            algo=self.cfg.algo,
-            dtype=self.cfg.model.dtype,
+            parallel=self.settings.parallel,
+            algo=self.settings.algo,
+            dtype=self.settings.dtype,
             device=pick_device(os.environ["K15_DEVICE"], int(os.environ["LOCAL_RANK"])),
-            seed=self.cfg.seed,
-            temperature=self.cfg.rollout.temperature,
+            seed=self.settings.seed,
+            temperature=self.settings.temperature,
         )
         self.first_twin_here = self._first_twin_here()
 
@@ -67,12 +75,28 @@ class Rank:
     def init(self, source: str) -> None:
         """`random`: fresh weights from the run's seed; `hf`: from the model folder."""
         if source == "random":
-            self.trainer.init_random(self.cfg.seed)
+            self.trainer.init_random(self.settings.seed)
         else:
             self.trainer.load_hf(self.model_dir)
 
-    def sft_step(self, samples, lr):
-        return self.trainer.sft_step(samples, lr=lr)
+    def sft_step(self, samples, lr, micro_batch_tokens=None):
+        return self.trainer.sft_step(samples, lr, micro_batch_tokens)
+
+    def sft_loss(self, samples):
+        return self.trainer.sft_loss(samples)
+
+    def sequence_logprobs(self, samples):
+        return self._pairs().sequence_logprobs(samples)
+
+    def preference_step(self, samples, reference, lr, preference, micro_batch_tokens=None):
+        return self._pairs().preference_step(samples, reference, lr, Preference(**preference), micro_batch_tokens)
+
+    def preference_loss(self, samples, reference, preference):
+        return self._pairs().preference_loss(samples, reference, Preference(**preference))
+
+    def _pairs(self) -> PreferenceTrainer:
+        assert isinstance(self.trainer, PreferenceTrainer), "only the ranks of `k15 dpo` learn from pairs"
+        return self.trainer
 
     def reset_optimizer(self) -> None:
         self.trainer.optimizer.reset()
@@ -85,9 +109,11 @@ class Rank:
 
     def publish(self, version: int) -> int:
         """Write this rank's shards under Hugging Face names and register them; returns the bytes of rank 0's segment."""
-        manifest = write_segment(self.segment_dir, version, self.rank, self._slices(), node=str(self.node))
-        if manifest.entries:
-            self.store.register_manifest(version, manifest)
+        manifest = write_segment(
+            self.segment_dir, version, self.rank, self._slices(), node=str(self.node), workspace=self.workspace
+        )
+        if manifest.entries:  # registered for as long as this node's agent lives, in whose folder the segment is
+            self.store.register_manifest(version, manifest, self.store.lease_of(f"agents/{self.node}"))
         dist.barrier()
         return manifest.nbytes
 
@@ -97,7 +123,7 @@ class Rank:
         Experts are split over other ranks than the rest: where that makes a difference, each shard has one owner in the job.
         """
         trainer = self.trainer
-        if trainer.shape.experts and self.cfg.parallel.expert * self.cfg.parallel.tensor > 1:
+        if trainer.shape.experts and self.settings.parallel.expert * self.settings.parallel.tensor > 1:
             yield from trainer.hf_slices()
         elif self.first_twin_here:
             for name, tensor in trainer.named_parameters_local():

@@ -5,13 +5,14 @@ discover that reasoning pays (docs/decisions.md).
 """
 
 import asyncio
-import math
 
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
+from k15.data.chat import answer
+from k15.data.mixture import rise_and_fall
 from k15.data.tokenizer import TextTokenizer
 from k15.log import get_logger
-from k15.runs.loop import Interrupted
+from k15.runs.head import Interrupted
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
@@ -21,20 +22,12 @@ LR_WARMUP_STEPS = 50
 
 def learning_rate(step: int, cfg: WarmupConfig) -> float:
     """Linear rise over the first steps, then a cosine from lr to min_lr."""
-    if step < LR_WARMUP_STEPS:
-        return cfg.lr * (step + 1) / LR_WARMUP_STEPS
-    done = (step - LR_WARMUP_STEPS) / max(1, cfg.steps - LR_WARMUP_STEPS)
-    return cfg.min_lr + 0.5 * (cfg.lr - cfg.min_lr) * (1 + math.cos(math.pi * done))
+    return rise_and_fall(step, cfg.steps, LR_WARMUP_STEPS, cfg.lr, cfg.min_lr)
 
 
 def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> list[Sample]:
     """(prompt, response) texts as samples; the response ends with the end-of-sequence token, and only it counts."""
-    samples = []
-    for prompt, response in examples:
-        head = tokenizer.encode_prompt(prompt)
-        tail = tokenizer.encode_response(response)
-        samples.append(Sample(tuple(head + tail), len(head), (1,) * len(tail)))
-    return samples
+    return [answer(prompt, response, tokenizer) for prompt, response in examples]
 
 
 async def warm_up(

@@ -104,7 +104,7 @@ def test_few_groups_make_few_mini_batches():
         ({"model_type": "qwen2_vl"}, "Did you mean 'qwen2'"),
         ({"hidden_act": "gelu"}, "hidden_act of config.json is 'gelu'"),
         ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type of config.json is 'yarn'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type of config.json, a qwen3_moe model, is 'yarn'"),
     ],
 )
 def test_models_that_are_not_built_are_refused(change, message):

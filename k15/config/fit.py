@@ -1,0 +1,115 @@
+"""What `k15 sft` and `k15 dpo` have in common: optimizer, schedule, checks of their settings. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k15.config.check import model_config
+from k15.config.schema import AlgoConfig
+from k15.config.values import CHOICES, require
+from k15.errors import ConfigError
+
+
+@dataclass
+class FitConfig:
+    """AdamW, and which kernels compute log-probs (as `algo.kernels`)."""
+
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+    kernels: str = "auto"  # auto (Triton on a GPU, else PyTorch) | triton | torch
+
+    def algo(self, micro_batch_tokens: int) -> AlgoConfig:
+        """As the trainer takes it."""
+        return AlgoConfig(
+            weight_decay=self.weight_decay, beta1=self.beta1, beta2=self.beta2, eps=self.eps, clip_grad=self.clip_grad,
+            kernels=self.kernels, micro_batch_tokens=micro_batch_tokens,
+        )  # fmt: skip
+
+
+@dataclass
+class StageConfig:
+    """Passes over the data at one length. The learning rate rises from 0 over the first steps, then falls by a cosine."""
+
+    epochs: int = 1  # 0: no such stage
+    context_tokens: int = 32768  # tokens of a pack, at most; longer examples wait for a longer stage
+    batch_tokens: int = 1048576  # of an optimizer step, over all ranks
+    lr: float = 2e-5
+    final_lr: float = 2e-6
+    rise: float = 0.03  # share of the stage's steps in which the learning rate rises
+
+
+@dataclass
+class FitSaveConfig:
+    """Checkpoints every so many optimizer steps, at the end and on the signal before the time limit; exports at the end."""
+
+    every: int = 200
+    keep: int = 2
+    export_hf: bool = True
+
+
+@dataclass
+class FitEvalConfig:
+    """The loss on held-out examples, before training, every so many steps and at the end. `size`: examples, at most."""
+
+    every: int = 100
+    size: int = 512
+
+
+FIT_CHOICES = {key: CHOICES[key] for key in ("cluster.kind", "cluster.device", "model.dtype", "data.on_bad_row")} | {
+    "fit.kernels": CHOICES["algo.kernels"]
+}
+FIT_POSITIVE = (
+    "fit.eps", "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
+    "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "cluster.cpus_per_task", "save.every", "save.keep",
+    "eval.every", "eval.size",
+)  # fmt: skip
+FIT_NOT_NEGATIVE = ("seed", "fit.weight_decay", "fit.clip_grad", "cluster.signal_before_s")
+STAGE_POSITIVE = ("context_tokens", "batch_tokens", "lr")
+
+
+def check_fit(cfg: Any, stages: Mapping[str, StageConfig]) -> dict[str, object]:
+    """The rules that all fine-tuning has, before data is read. `stages` by the name of their setting.
+
+    Returns the model's config.json. Raises ConfigError.
+    """
+    require(
+        cfg, choices=FIT_CHOICES, positive=FIT_POSITIVE, not_negative=FIT_NOT_NEGATIVE, fractions=("data.eval_fraction",),
+        below_one=("fit.beta1", "fit.beta2"),
+    )  # fmt: skip
+    for name, stage in stages.items():
+        require(cfg, positive=[f"{name}.{key}" for key in STAGE_POSITIVE], fractions=(f"{name}.rise",),
+                not_negative=(f"{name}.epochs", f"{name}.final_lr"))  # fmt: skip
+        if stage.epochs and stage.final_lr > stage.lr:
+            raise ConfigError(
+                f"{name}.final_lr is {stage.final_lr:g}, but the learning rate falls to it from {name}.lr={stage.lr:g}. "
+                "Give a smaller one."
+            )
+    if not any(stage.epochs for stage in stages.values()):
+        raise ConfigError(f"no stage has an epoch, so nothing would be trained. Give {next(iter(stages))}.epochs=1.")
+    model = model_config(cfg)
+    limit = model.get("max_position_embeddings")
+    if isinstance(limit, int) and cfg.model.max_context_tokens > limit:
+        raise ConfigError(
+            f"model.max_context_tokens={cfg.model.max_context_tokens} is over the model's max_position_embeddings={limit}. "
+            f"Give at most {limit}."
+        )
+    gpus = cfg.cluster.gpus_per_node
+    if gpus and cfg.cluster.device != "cpu" and cfg.parallel.ranks_per_node > gpus:
+        raise ConfigError(
+            f"parallel.ranks_per_node={cfg.parallel.ranks_per_node} is over cluster.gpus_per_node={gpus}: each trainer rank "
+            f"needs a GPU of its own. Give at most {gpus}."
+        )
+    return model
+
+
+def check_files(setting: str, paths: list[str], example: str) -> None:
+    """Each path is a file that is named once. Raises ConfigError."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise ConfigError(f"{setting} names {path!r}, which is no file on this machine. Give JSONL files: {example}")
+        if paths.count(path) > 1:
+            raise ConfigError(f"{setting} names {path!r} twice; use a weight to repeat a file.")

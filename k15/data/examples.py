@@ -1,0 +1,148 @@
+"""What fine-tuning reads: JSONL rows as samples, kept as flat arrays (5 bytes a token), and the sides of a held-out split.
+
+{"messages": [{"role": ..., "content": ...}, ...]}  or  {"prompt": ..., "response": ...}     k15 sft
+{"prompt": ..., "chosen": ..., "rejected": ...}                                              k15 dpo
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from k15.data.chat import answer, conversation
+from k15.data.tokenizer import TextTokenizer
+from k15.errors import DataError
+from k15.log import get_logger
+from k15.types import Sample
+
+Row = TypeVar("Row")
+_LOGGED_ROWS = 5
+
+
+class Examples:
+    """Samples by number. `lengths` int64 [n]: tokens of each."""
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self._tokens, self._mask = array("i"), array("B")
+        self._starts, self._prompts = array("q", [0]), array("i")
+        for sample in samples:
+            self.add(sample)
+
+    def add(self, sample: Sample) -> None:
+        self._tokens.extend(sample.tokens)
+        self._mask.extend((0,) * sample.prompt_len + tuple(sample.loss_mask))
+        self._starts.append(len(self._tokens))
+        self._prompts.append(sample.prompt_len)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __getitem__(self, index: int) -> Sample:
+        start, stop, prompt = self._starts[index], self._starts[index + 1], self._prompts[index]
+        return Sample(tuple(self._tokens[start:stop]), prompt, tuple(self._mask[start + prompt : stop]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(np.frombuffer(self._starts, dtype=np.int64))
+
+    def prompt_key(self, index: int) -> bytes:
+        """The bytes of the prompt's tokens."""
+        return self._tokens[self._starts[index] : self._starts[index] + self._prompts[index]].tobytes()
+
+    def fingerprint(self) -> str:
+        """Changes with any token, mask or order."""
+        parts = (self._tokens, self._mask, self._starts, self._prompts)
+        return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()[:16]
+
+
+def held_out(examples: Examples, fraction: float, units: int = 1) -> np.ndarray:
+    """bool [n / units]: is the unit (`units` examples in a row, of one prompt) held out? By its prompt alone, so that adding
+    rows moves none, and what is asked in training is never asked again in validation."""
+
+    def side(index: int) -> bool:
+        digest = hashlib.sha256(b"k15 eval split " + examples.prompt_key(index)).digest()
+        return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+    return np.array([side(i) for i in range(0, len(examples), units)], dtype=bool)
+
+
+def read_examples(
+    path: str | Path, tokenizer: TextTokenizer, *, turns: str = "all", on_bad_row: str = "error", limit: int | None = None
+) -> Iterator[Sample]:
+    """The samples of a file for supervised fine-tuning; at most the first `limit`. Raises DataError with path and line."""
+
+    def parse(row: dict) -> Sample:
+        if "messages" not in row:
+            return answer(text(row, "prompt"), text(row, "response"), tokenizer)
+        if not isinstance(row["messages"], list) or not all(isinstance(m, dict) for m in row["messages"]):
+            raise DataError("`messages` must be a list of objects with `role` and `content`")
+        if not tokenizer.chat:
+            raise DataError("`messages` need the model's chat template; set model.chat=true")
+        return conversation(row["messages"], tokenizer, turns)
+
+    return read_rows(path, parse, on_bad_row, limit)
+
+
+def read_pairs(
+    path: str | Path, tokenizer: TextTokenizer, *, on_bad_row: str = "error", limit: int | None = None
+) -> Iterator[tuple[Sample, Sample]]:
+    """(chosen, rejected) of a file of preferences; at most the first `limit`. Raises DataError with path and line."""
+
+    def parse(row: dict) -> tuple[Sample, Sample]:
+        prompt, chosen, rejected = (text(row, key) for key in ("prompt", "chosen", "rejected"))
+        if chosen == rejected:
+            raise DataError("`chosen` and `rejected` are the same text, so there is nothing to prefer")
+        return answer(prompt, chosen, tokenizer), answer(prompt, rejected, tokenizer)
+
+    return read_rows(path, parse, on_bad_row, limit)
+
+
+def read_rows(path: str | Path, parse: Callable[[dict], Row], on_bad_row: str, limit: int | None) -> Iterator[Row]:
+    """`parse` of each JSON object of a file. Bad rows raise DataError, or are counted, logged and left out (`skip`)."""
+    log = get_logger("data")
+    kept = skipped = 0
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if limit is not None and kept >= limit:
+                break
+            if not raw.strip():
+                continue
+            try:
+                row = parse(_object(raw))
+            except DataError as error:
+                message = f"{path}:{number}: {error}"
+                if on_bad_row == "error":
+                    raise DataError(f"{message}. Or leave such rows out with data.on_bad_row=skip.") from None
+                skipped += 1
+                if skipped <= _LOGGED_ROWS:
+                    log.warning("skipped: %s", message)
+                continue
+            kept += 1
+            yield row
+    if skipped:
+        log.warning("%s: %d bad rows skipped, %d kept", path, skipped, kept)
+    if not kept:
+        raise DataError(f"{path} has no usable row; each line must be a JSON object.")
+
+
+def _object(raw: bytes) -> dict:
+    try:
+        row = json.loads(raw.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"not JSON in UTF-8 ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"a {type(row).__name__}, but each line must be an object")
+    return row
+
+
+def text(row: dict, name: str) -> str:
+    """A field that must be a text that is not empty. Raises DataError."""
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        state = "is missing" if name not in row else f"is {value!r}"
+        raise DataError(f"field `{name}` {state}; it must be a text that is not empty (fields: {', '.join(sorted(row))})")
+    return value

@@ -1,0 +1,182 @@
+"""What fine-tuning trains on and how: one task for `k15 sft`, one for `k15 dpo`. The loop over steps is in `fit_controller`.
+
+A task reads its data once (all ranks get whole steps from the controller), holds out some, and knows every step ahead.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from k15.config.dpo import DpoConfig
+from k15.config.schema import WarmupConfig
+from k15.config.sft import SftConfig
+from k15.data.arithmetic import warmup_examples
+from k15.data.chat import answer
+from k15.data.examples import Examples, held_out, read_examples, read_pairs
+from k15.data.mixture import Schedule, Step, even_cuts
+from k15.data.tokenizer import TextTokenizer
+from k15.errors import DataError, TrainerError
+from k15.log import get_logger
+from k15.runs.trainer_client import TrainerClient
+from k15.types import Sample
+
+log = get_logger("fit")
+CHECKED_ROWS = 200  # of each file before the job is submitted
+
+
+class Task(ABC):
+    """Data, schedule and steps. `units` samples in a row (one, or the two of a pair) are what is drawn and held out."""
+
+    units = 1
+
+    def __init__(self, cfg: SftConfig | DpoConfig, files: Sequence[Examples], weights: Sequence[float], extra: Examples | None):
+        """`extra`: held-out examples of files of their own; None: `eval_fraction` of each file. Raises DataError."""
+        self.cfg = cfg
+        joined = Examples(e[i] for e in files for i in range(len(e)))
+        sides = [held_out(e, cfg.data.eval_fraction if extra is None else 0.0, self.units) for e in files]
+        out = np.concatenate(sides)
+        if not (~out).any():
+            raise DataError("all examples are held out, none is left to train on; lower data.eval_fraction")
+        self.examples, self.kept = joined, np.flatnonzero(~out)
+        self.validation = self._validation(extra, np.flatnonzero(out))
+        lengths = joined.lengths.reshape(-1, self.units)[self.kept]
+        stages = cfg.named_stages()
+        self._check_lengths(lengths.max(axis=1), max(s.context_tokens for s in stages.values() if s.epochs))
+        sizes = [int((~side).sum()) for side in sides]
+        self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), lengths.max(axis=1), cfg.seed)
+        self.fingerprint = joined.fingerprint()
+        for name, count in self.schedule.left_out.items():
+            if count:
+                log.info("%s: %d of %d examples are longer than its context and not seen in it", name, count, len(lengths))
+
+    def _validation(self, extra: Examples | None, out: np.ndarray) -> list[Sample]:
+        """At most eval.size held-out units."""
+        source, numbers = (self.examples, out) if extra is None else (extra, np.arange(len(extra) // self.units))
+        return list(self._samples(source, numbers[: self.cfg.eval.size]))
+
+    def _samples(self, source: Examples, numbers: Sequence[int]) -> Iterator[Sample]:
+        return (source[self.units * int(n) + i] for n in numbers for i in range(self.units))
+
+    def _check_lengths(self, longest: np.ndarray, context: int) -> None:
+        over = int((longest > context).sum())
+        limit = self.cfg.model.max_context_tokens
+        if over and getattr(self.cfg.data, "on_long", "error") == "error":
+            raise DataError(
+                f"{over} of {len(longest)} examples are longer than the longest stage's context of {context} tokens; the longest "
+                f"has {int(longest.max())}. Raise the context_tokens of a stage, or shorten them (k15 sft: or data.on_long=skip)."
+            )
+        most = int(longest[longest <= context].max(initial=0))
+        if most > limit:
+            raise DataError(
+                f"an example has {most} tokens, more than model.max_context_tokens={limit}. Raise that (up to the model's "
+                "max_position_embeddings), or lower the stages' context_tokens (k15 sft: and set data.on_long=skip)."
+            )
+
+    def batch(self, step: Step) -> list[Sample]:
+        return list(self._samples(self.examples, self.kept[step.units]))
+
+    async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
+        """What is needed of the weights as they are at the start; False: stopped before it was all there. `resumed`: the
+        trainer no longer holds those weights. Raises K15Errors."""
+        return True
+
+    @abstractmethod
+    async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]: ...
+
+    @abstractmethod
+    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]: ...
+
+
+class SftTask(Task):
+    """Loss on responses only (report 2.5.2)."""
+
+    def __init__(self, cfg: SftConfig, tokenizer: TextTokenizer) -> None:
+        data = cfg.data
+        if data.arithmetic:
+            style = WarmupConfig()
+            rows = warmup_examples(
+                data.arithmetic, cfg.seed, guess_fraction=style.guess_fraction, slip_fraction=style.slip_fraction,
+                checked_fraction=style.checked_fraction,
+            )  # fmt: skip
+            files = [Examples(answer(p, r, tokenizer) for p, r in rows)]
+        else:
+            files = [Examples(sft_rows(cfg, p, tokenizer)) for p in data.paths]
+        extra = Examples(s for p in data.eval_paths for s in sft_rows(cfg, p, tokenizer)) if data.eval_paths else None
+        super().__init__(cfg, files, data.weights or [1.0] * len(files), extra)
+
+    async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]:
+        return await trainer.call("sft_step", samples=self.batch(step), lr=step.lr, micro_batch_tokens=step.context_tokens)
+
+    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
+        if not self.validation:
+            return {}
+        found = await trainer.call("sft_loss", samples=self.validation)
+        return {"eval_loss": found["loss"], "eval_n": len(self.validation)}
+
+
+class DpoTask(Task):
+    """Preferences (report 2.4). Sample 2p is chosen, 2p + 1 rejected; the reference's log-probs are computed once."""
+
+    units = 2
+
+    def __init__(self, cfg: DpoConfig, tokenizer: TextTokenizer) -> None:
+        data = cfg.data
+        files = [Examples(s for pair in dpo_rows(cfg, p, tokenizer) for s in pair) for p in data.paths]
+        extra = Examples(s for p in data.eval_paths for pair in dpo_rows(cfg, p, tokenizer) for s in pair)
+        super().__init__(cfg, files, [1.0] * len(files), extra if data.eval_paths else None)
+        self.preference = {"beta": cfg.loss.beta, "smoothing": cfg.loss.label_smoothing}
+        self.reference = np.full(len(self.examples) + len(self.validation), np.nan)
+
+    async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
+        """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
+        key = json.dumps([self.fingerprint, len(self.validation), self.cfg.model.path, self.cfg.model.dtype])
+        path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+        if path.is_file():
+            self.reference = np.load(path)
+        samples = [self.examples[i] for i in range(len(self.examples))] + self.validation
+        missing = np.flatnonzero(np.isnan(self.reference))
+        if not len(missing):
+            return True
+        if resumed:
+            raise TrainerError(f"{path} is missing or incomplete, and the weights have moved on from the reference. Start anew.")
+        lengths = np.array([len(samples[i].tokens) for i in missing])
+        for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
+            self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[samples[i] for i in chosen])
+            if stopped():
+                break
+        temporary = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(temporary, self.reference)
+        temporary.rename(path)
+        return not np.isnan(self.reference).any()
+
+    async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]:
+        units = self.kept[step.units]
+        return await trainer.call(
+            "preference_step", samples=self.batch(step), reference=self.reference.reshape(-1, 2)[units].ravel().tolist(),
+            lr=step.lr, preference=self.preference, micro_batch_tokens=step.context_tokens,
+        )  # fmt: skip
+
+    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
+        if not self.validation:
+            return {}
+        reference = self.reference[len(self.examples) :].tolist()
+        found = await trainer.call("preference_loss", samples=self.validation, reference=reference, preference=self.preference)
+        return {f"eval_{name}": value for name, value in found.items()} | {"eval_n": len(self.validation) // 2}
+
+
+def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[Sample]:
+    """The samples of one file."""
+    return read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
+
+
+def dpo_rows(cfg: DpoConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[tuple[Sample, Sample]]:
+    """The pairs of one file."""
+    return read_pairs(path, tokenizer, on_bad_row=cfg.data.on_bad_row, limit=limit)
+
+
+TASKS: dict[str, Callable[..., Task]] = {"sft": SftTask, "dpo": DpoTask}

@@ -1,0 +1,55 @@
+"""What `k15 sft` and `k15 dpo` do before and around their controller. Torch-free."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from k15.config.dpo import DpoConfig
+from k15.config.sft import SftConfig
+from k15.data.tokenizer import TextTokenizer, load_tokenizer
+from k15.node.rendezvous import JobIdentity
+from k15.runs.job import Job, run_folder
+from k15.runs.prepare import model_folder
+from k15.runs.state import Checkpoints, FitState
+from k15.train.shape import check_layout, read_shape
+
+CHECKED_ROWS = 200  # of each file, before anything is started
+
+Read = Callable[[Any, str, TextTokenizer, int], Iterable[object]]
+
+
+def preflight_fit(cfg: SftConfig | DpoConfig, nodes: int, check: Callable[[Any], dict], read: Read) -> dict[str, object]:
+    """Settings, layout on `nodes` nodes, and the first rows of each file with the tokenizer. Returns the model's config.json.
+
+    Raises ConfigError and DataError.
+    """
+    model = check(cfg)
+    with tempfile.TemporaryDirectory() as scratch:  # of the tiny model, which the run makes again in its own folder
+        folder = model_folder(cfg, Path(scratch))
+        model = json.loads((folder / "config.json").read_text())
+        check_layout(read_shape(model), cfg.parallel, nodes * cfg.parallel.ranks_per_node)
+        tokenizer = load_tokenizer(folder, chat=cfg.model.chat)
+        for path in [*cfg.data.paths, *cfg.data.eval_paths]:
+            for _ in read(cfg, path, tokenizer, CHECKED_ROWS):
+                pass
+    return model
+
+
+def run_fit(job: Job, cfg: SftConfig | DpoConfig) -> int:
+    """This node's part; 0 at once where the run folder holds the finished run."""
+    run_dir = run_folder(cfg.name, cfg.run_dir, JobIdentity.from_environment())
+    if not cfg.dry_run and finished(run_dir, cfg):
+        print(f"{run_dir} is finished; its model is {run_dir / 'hf'}. Give another run_dir to train again.")
+        return 0
+    return job.run(cfg)
+
+
+def finished(run_dir: Path, cfg: SftConfig | DpoConfig) -> bool:
+    """Are all steps of the run done, and is the export there?"""
+    if not (run_dir / "checkpoints").is_dir():
+        return False
+    found = Checkpoints(run_dir, cfg.save.keep, FitState).latest()
+    done = found is not None and found[1].iteration == found[1].iterations
+    return done and (not cfg.save.export_hf or (run_dir / "hf" / "config.json").is_file())

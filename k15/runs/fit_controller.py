@@ -1,0 +1,136 @@
+"""The controller process of `k15 sft` and `k15 dpo`: one optimizer step after another on the trainer's ranks, no engines.
+
+    schedule ──▶ samples of a step ──▶ ranks ──▶ metrics.jsonl      validation loss, checkpoints, at the end hf/
+
+Started as `k15.runs.head` says; K15_COMMAND names the command.
+"""
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from k15.config.commands import COMMANDS
+from k15.config.compose import from_yaml
+from k15.config.dpo import DpoConfig
+from k15.config.sft import SftConfig
+from k15.data.tokenizer import load_tokenizer
+from k15.errors import DataError
+from k15.log import MetricsWriter, PhaseTimer, Progress, get_logger
+from k15.runs.batches import train_metrics
+from k15.runs.fit import TASKS, Task
+from k15.runs.head import Head, Interrupted, exit_code, open_head
+from k15.runs.prepare import model_folder
+from k15.runs.state import Checkpoints, FitState
+from k15.runs.trainer_client import TrainerClient
+from k15.runs.trainer_ranks import end_processes, export_hf, start_trainer
+
+log = get_logger("fit")
+
+
+async def main(run_dir: Path) -> None:
+    """The run from its start or its last checkpoint. Raises Interrupted after saving, K15Errors."""
+    command = os.environ["K15_COMMAND"]
+    cfg = from_yaml((run_dir / "config.yaml").read_text(), COMMANDS[command])
+    async with open_head() as head:
+        model_dir = model_folder(cfg, run_dir)
+        task = await asyncio.to_thread(TASKS[command], cfg, load_tokenizer(model_dir, chat=cfg.model.chat))
+        log.info(
+            "%d examples (%d held out), %d steps; starting %d trainer ranks", len(task.kept), len(task.validation) // task.units,
+            len(task.schedule), cfg.parallel.ranks_per_node * len(head.agents),
+        )  # fmt: skip
+        try:
+            trainer = await start_trainer(
+                head.agents, head.rendezvous, head.rendezvous_path, head.store, device=head.device,
+                ranks_per_node=cfg.parallel.ranks_per_node, folders=(run_dir, model_dir),
+            )  # fmt: skip
+            fit = Fit(cfg, task, trainer, head, run_dir, Checkpoints(run_dir, cfg.save.keep, FitState))
+            await fit.run()
+        finally:
+            await end_processes(head.agents)
+
+
+@dataclass
+class Fit:
+    """One run: all that its loop holds."""
+
+    cfg: SftConfig | DpoConfig
+    task: Task
+    trainer: TrainerClient
+    head: Head
+    run_dir: Path
+    checkpoints: Checkpoints[FitState]
+
+    async def run(self) -> None:
+        """Resume or begin, go to the last step, export. Raises Interrupted after saving when a stop was requested."""
+        self.timer = PhaseTimer()
+        self.metrics = MetricsWriter(
+            self.run_dir, tensorboard=self.cfg.log.tensorboard, wandb_project=self.cfg.log.wandb_project
+        )  # fmt: skip
+        try:
+            await self._start()
+            await self._steps()
+            if self.cfg.save.export_hf:
+                await export_hf(self.trainer, self.head.agents, self.head.store, self.state.iteration, self.run_dir / "hf")
+                print(f"model: {self.run_dir / 'hf'}", flush=True)
+        finally:
+            self.metrics.close()
+
+    async def _start(self) -> None:
+        """The weights, and what the task needs of them; as they were where there is a checkpoint."""
+        found = self.checkpoints.latest()
+        if found is not None:
+            folder, self.state = found
+            if (self.state.data, self.state.iterations) != (self.task.fingerprint, len(self.task.schedule)):
+                raise DataError(
+                    f"the examples are not those that {folder.name} was trained on, so its place among them means nothing. "
+                    "Put the files back, or give another run_dir."
+                )
+            log.info("resuming from %s", folder.name)
+            await self.trainer.call("load", folder=str(folder / "trainer"))
+            self.metrics.resume_at(self.state.iteration + 1)
+        else:
+            self.state = FitState(iterations=len(self.task.schedule), data=self.task.fingerprint)
+            await self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf")
+            self.metrics.resume_at(0)
+        stop = self.head.stop
+        if not await self.task.begin(self.trainer, self.run_dir, found is not None, stop.is_set):
+            raise Interrupted
+        if found is None:
+            with self.timer.span("eval"):
+                row = await self.task.evaluate(self.trainer)
+            self.metrics.write({"iteration": 0, **row, **self.timer.take()})
+
+    async def _steps(self) -> None:
+        total, state = len(self.task.schedule), self.state
+        progress = Progress(total)
+        while state.iteration < total:
+            number = state.iteration + 1
+            step = self.task.schedule[state.iteration]
+            progress.update(number, "train")
+            with self.timer.span("train"):
+                trained = await self.task.step(self.trainer, step)
+            row = {"iteration": number, "stage": step.stage, "epoch": step.epoch + 1, **train_metrics(trained)}
+            seconds = sum(v for k, v in trained.items() if k.startswith("seconds_"))
+            progress.update(number, "train", loss=trained["loss"], tokens_per_s=trained["tokens"] / max(seconds, 1e-9))
+            last = number == total
+            if (last or number % self.cfg.eval.every == 0) and not self.head.stop.is_set():
+                progress.update(number, "eval")
+                with self.timer.span("eval"):
+                    row |= await self.task.evaluate(self.trainer)
+            self.metrics.write(row | self.timer.take())
+            state.iteration, state.stage, state.epoch = number, step.stage, step.epoch
+            if last or number % self.cfg.save.every == 0 or self.head.stop.is_set():
+                with self.timer.span("save"):
+                    await self.checkpoints.write(state, self._save)
+            if self.head.stop.is_set() and not last:
+                raise Interrupted
+        progress.close()
+
+    async def _save(self, folder: str) -> None:
+        await self.trainer.call("save", folder=folder)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))

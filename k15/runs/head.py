@@ -1,0 +1,80 @@
+"""What every controller has around its own loop: the job's services, the signal before the time limit, the exit code.
+
+A controller is started by the head node's agent as `python -m MODULE RUN_DIR`, with K15_RENDEZVOUS and K15_NODES in the
+environment. Exit codes: 0 done, REQUEUE saved and to be requeued, 1 failed (the message is in the log).
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from k15.errors import K15Error
+from k15.log import get_logger
+from k15.node.client import AgentClient
+from k15.node.rendezvous import Rendezvous
+from k15.rollout.client import engine_session
+from k15.weights.store import Store
+
+REQUEUE = 85
+log = get_logger("controller")
+
+
+class Interrupted(Exception):
+    """The pre-timeout signal came: everything has been saved, the job is to be requeued."""
+
+
+@dataclass
+class Head:
+    """The job as its controller finds it. `stop` is set by the signal before the time limit."""
+
+    rendezvous: Rendezvous
+    rendezvous_path: Path
+    store: Store
+    agents: list[AgentClient]
+    session: aiohttp.ClientSession
+    device: str
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def open_head() -> AsyncIterator[Head]:
+    """Wait until all agents have registered. Raises K15Error when one does not."""
+    path = Path(os.environ["K15_RENDEZVOUS"])
+    rendezvous = Rendezvous(**json.loads(path.read_text()))
+    store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stop.set)
+    async with engine_session() as session:
+        agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
+        yield Head(rendezvous, path, store, agents, session, os.environ["K15_DEVICE"], stop)
+
+
+async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, count: int) -> list[AgentClient]:
+    """Wait until all `count` agents have registered; in node order."""
+    for _ in range(300):
+        found = {int(k.rsplit("/", 1)[1]): json.loads(v) for k, v in (await asyncio.to_thread(store.prefix, "agents/")).items()}
+        if len(found) == count:
+            return [AgentClient(session, found[rank]["url"], token, rank) for rank in sorted(found)]
+        await asyncio.sleep(1.0)
+    raise K15Error(f"only {len(found)} of {count} agents registered within 300 s; see logs/ in the run folder.")
+
+
+def exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run a controller's work to its end; the code of the process."""
+    try:
+        asyncio.run(work())
+    except Interrupted:
+        log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
+        return REQUEUE
+    except K15Error as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return 1
+    return 0
