@@ -4,13 +4,18 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from k15.config.commands import COMMANDS
+from k15.config.values import check_names
+from k15.config.words import quoted
 from k15.errors import ConfigError, K15Error, unknown_name
 from k15.launch.local import adopt
 
 PLAIN = {
     "launch": "k15.launch.cli",
+    "scale": "k15.launch.scale",
+    "join": "k15.runs.join",  # run by the jobs of scale
     "status": "k15.launch.status",
     "doctor": "k15.launch.doctor",
     "report": "k15.eval.report",
@@ -18,19 +23,23 @@ PLAIN = {
     "testgen": "k15.runs.testgen",
     "reward_model": "k15.runs.reward_model",
 }
-SLURM = ("launch", "status", "doctor")  # these ask Slurm
+SLURM = ("launch", "scale", "status", "doctor")  # these ask Slurm
 MULTIRUN = {"-m", "--multirun"}
+SHOWS = {"--cfg", "-c"}  # Hydra prints the settings
+ELSEWHERE = {"--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp"}  # settings that are not ours to check
 USAGE = """usage: k15 COMMAND [words]
 
   rl       train by reinforcement learning          k15 rl algo.tau=0.1
            (--multirun sweeps, --cfg job shows all settings)
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
+  scale    add or take nodes for rollout, mid-run   k15 scale RUN_DIR +1 | -1 | NODES
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
   report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
   sandbox  the code sandbox: service, images        k15 sandbox {serve,build,probe}
   testgen  test cases for code problems             k15 testgen PROBLEMS --out FOLDER
   reward_model  train and spot-check one            k15 reward_model kind=classic|cot
   curate   raw rows to a versioned prompt store     k15 curate sources=[train.jsonl]
+  eval     benchmarks on a checkpoint or endpoint   k15 eval model.path=FOLDER tasks=math500,gsm8k
   doctor   what was found on this machine           k15 doctor
 """
 
@@ -44,9 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, rest = words[0], words[1:]
     asks = bool({"-h", "--help"} & set(rest))
     try:
+        if command == "eval" and rest[:1] == ["compare"]:
+            return import_module("k15.eval.standings").main(rest[1:])
         if command in COMMANDS:
             return run_hydra(command, rest)
         if command == "launch" and rest and rest[0] in COMMANDS and not asks:
+            rest = [rest[0], *_listed(rest[0], quoted(rest[1:]))]
             given = [w for w in rest[1:] if not w.startswith("-")]
             check_points(rest[0], _settings(given), multirun=False, submitted=True)
         if command in SLURM and not asks:
@@ -62,11 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_hydra(command: str, words: list[str]) -> int:
     """Check every point that the words describe, then hand over to Hydra. Flags that only ask are for Hydra alone."""
     flags = {w for w in words if w.startswith("-")}
+    words = quoted(words)
     if flags <= {*MULTIRUN, "-r", "--run"}:
         multirun = bool(flags & MULTIRUN)
+        words = words if multirun else _listed(command, words)  # in a sweep, a=1,2 are two runs
         check_points(command, _settings([w for w in words if w not in flags]), multirun=multirun, submitted=multirun)
         if multirun:  # its launcher may be submitit's
             adopt()
+    elif flags & SHOWS and not flags & {*MULTIRUN, *ELSEWHERE}:
+        compose = import_module("k15.config.compose").compose_as  # for its errors: Hydra's own are a traceback
+        compose(COMMANDS[command], command, _own([w for w in words if "=" in w and w not in flags]))
     sys.argv = [f"k15 {command}", *words]
     try:
         code = import_module(f"k15.runs.{command}").main()
@@ -80,23 +97,47 @@ def run_hydra(command: str, words: list[str]) -> int:
 def check_points(command: str, overrides: list[str], *, multirun: bool, submitted: bool) -> None:
     """Compose and check each point of a sweep of `command` (or the one run), before anything is submitted or started.
 
-    `submitted`: the job will have `cluster.nodes` nodes; else it runs where we are. Raises ConfigError and DataError.
+    `submitted`: the job will have `cluster.nodes` nodes (a point of a sweep: those of its launcher); else it runs where we
+    are. Raises ConfigError and DataError.
     """
     from k15.config.compose import compose_as
     from k15.node.rendezvous import JobIdentity
 
-    preflight = import_module(f"k15.runs.{command}").preflight
-    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
+    module, job = import_module(f"k15.runs.{command}"), import_module("k15.runs.job")
+    identity, own = JobIdentity.from_environment(), _own(overrides)
     sampled = any(o.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for o in overrides)
-    nodes = JobIdentity.from_environment().node_count
+    launched = _launcher_nodes(overrides) if multirun else None
+    submitted = submitted and (not multirun or launched is not None)  # Hydra's own launcher runs the points here
     for point in _points(own, sampled) if multirun else [own]:
         cfg = compose_as(COMMANDS[command], command, point)
+        check_names(cfg.name, cfg.run_dir)
         if cfg.cluster.kind == "slurm" and not submitted and not cfg.dry_run and "SLURM_JOB_ID" not in os.environ:
             raise ConfigError(
                 f"cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch {command} ...` or "
                 f"`sbatch slurm/{command}.sbatch ...`, or run on this machine with cluster=local."
             )
-        preflight(cfg, nodes=cfg.cluster.nodes if submitted else nodes)
+        if not cfg.dry_run and (not submitted or cfg.cluster.kind == "local"):
+            job.check_devices_here(cfg)
+        nodes = identity.node_count if not submitted else launched if launched is not None else cfg.cluster.nodes
+        module.preflight(cfg, nodes=nodes)
+        if cfg.run_dir is not None and hasattr(module, "JOB") and identity.restart == 0:
+            job.check_folder(cfg, Path(cfg.run_dir).absolute(), module.JOB.may_change)
+
+
+def _own(overrides: list[str]) -> list[str]:
+    """The overrides that are k15's, not Hydra's."""
+    return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
+
+
+def _launcher_nodes(overrides: list[str]) -> int | None:
+    """The nodes that submitit gives to each point of a sweep (1 by default); None where it is not the launcher."""
+    given = dict(o.lstrip("+").partition("=")[::2] for o in overrides)
+    if not given.get("hydra/launcher", "").startswith("submitit"):
+        return None
+    nodes = given.get("hydra.launcher.nodes", "1")
+    if not nodes.isdecimal() or int(nodes) < 1:
+        raise ConfigError(f"hydra.launcher.nodes is {nodes!r}, but it must be a whole number of at least 1.")
+    return int(nodes)
 
 
 def _points(overrides: list[str], sampled: bool) -> list[list[str]]:
@@ -115,6 +156,12 @@ def _points(overrides: list[str], sampled: bool) -> list[list[str]]:
         return [list(p) for p in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _listed(command: str, words: list[str]) -> list[str]:
+    from k15.config.compose import listed
+
+    return listed(COMMANDS[command], words)
 
 
 def _settings(words: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ A JSONL row has `prompt` and `answer`, and optionally `domain`, `difficulty` and
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,34 +23,47 @@ ON_BAD_ROW = ("error", "skip")
 _LOGGED_ROWS = 5
 
 
+RowCheck = Callable[[Prompt], None]
+
+
 class Encoder(Protocol):
     """What the length check needs of a tokenizer."""
 
     def encode_prompt(self, text: str) -> list[int]: ...
 
 
-def load_datasets(cfg: DataConfig, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """(training prompts, held-out prompts) of a run. No held-out problem is in the training set."""
+def load_datasets(cfg: DataConfig, seed: int, check: RowCheck | None = None) -> tuple[list[Prompt], list[Prompt]]:
+    """(training prompts, held-out prompts) of a run. No held-out problem is in the training set.
+
+    `check` raises DataError for a row that the run cannot use, which then is a bad row like any other.
+    """
     if cfg.kind not in KINDS:
         raise unknown_name("data.kind", cfg.kind, KINDS)
     if cfg.kind == "arithmetic":
-        families = list(cfg.families)
-        return make_problems(cfg.train_size, seed, "train", families), make_problems(cfg.eval_size, seed, "eval", families)
+        made = [
+            make_problems(n, seed, split, list(cfg.families)) for n, split in ((cfg.train_size, "train"), (cfg.eval_size, "eval"))
+        ]
+        for prompt in [*made[0], *made[1]] if check is not None else []:
+            check(prompt)
+        return made[0], made[1]
     if not cfg.path:
         raise ConfigError("data.kind is jsonl, so data.path must name a file: data.path=train.jsonl.")
-    prompts = load_prompts(cfg.path, cfg.on_bad_row)
+    prompts = load_prompts(cfg.path, cfg.on_bad_row, check)
     if cfg.eval_path is None:
         train, held_out = split_by_hash(prompts, cfg.eval_fraction)
     else:
-        held_out = load_prompts(cfg.eval_path, cfg.on_bad_row)
+        held_out = load_prompts(cfg.eval_path, cfg.on_bad_row, check)
         train = _without(prompts, held_out, cfg.path, cfg.eval_path)
     if not train:
         raise DataError(f"{cfg.path}: no training prompt is left beside the held-out ones; add rows or lower data.eval_fraction.")
     return train, held_out
 
 
-def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
-    """The prompts of a JSONL file, in order. Bad rows raise DataError, or are counted, logged and left out (`skip`)."""
+def load_prompts(path: str | Path, on_bad_row: str = "error", check: RowCheck | None = None) -> list[Prompt]:
+    """The prompts of a JSONL file, in order. Bad rows raise DataError, or are counted, logged and left out (`skip`).
+
+    Bad is also what `check` raises DataError for; the message names file and line either way.
+    """
     if on_bad_row not in ON_BAD_ROW:
         raise unknown_name("data.on_bad_row", on_bad_row, ON_BAD_ROW)
     path = prompts_file(Path(path))
@@ -59,14 +72,15 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
     log = get_logger("data")
     found: dict[str, tuple[Prompt, int]] = {}
     skipped = 0
-    for number, line in _lines(path):
+    for number, raw in _lines(path):
         try:
-            prompt = _prompt(line, f"{path}:{number}")
+            prompt = _prompt(_decoded(raw, path, number), f"{path}:{number}")
             if prompt.id in found:
                 raise DataError(
                     f"{path}:{number}: field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids "
                     "must be unique (rows without an id are named by their content, so this may be the same row twice)."
                 )
+            _check(prompt, check, f"{path}:{number}")
             found[prompt.id] = (prompt, number)
         except DataError as error:
             if on_bad_row == "error":
@@ -81,18 +95,25 @@ def load_prompts(path: str | Path, on_bad_row: str = "error") -> list[Prompt]:
     return [prompt for prompt, _ in found.values()]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are not blank."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes) of the lines that are not blank."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as e:
-                raise DataError(
-                    f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8."
-                ) from None
+        yield from ((number, raw) for number, raw in enumerate(file, 1) if raw.strip())
+
+
+def _decoded(raw: bytes, path: Path, number: int) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8.") from None
+
+
+def _check(prompt: Prompt, check: RowCheck | None, where: str) -> None:
+    if check is not None:
+        try:
+            check(prompt)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
 
 
 def _prompt(line: str, where: str) -> Prompt:

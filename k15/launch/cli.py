@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, settings
+from k15.config.words import quoted
 from k15.errors import ConfigError, unknown_name
 from k15.launch.submit import dry_run, submit
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     words = [w for w in argv if w != "--dry-run"]
     if not words:
         raise ConfigError("launch needs a command, for example: k15 launch rl cluster.nodes=2 algo.tau=0.1 [--dry-run]")
-    command, overrides = words[0], words[1:]
+    command, overrides = words[0], quoted(words[1:])
     if command not in COMMANDS:
         raise unknown_name("the command to launch", command, COMMANDS)
     options = [w for w in overrides if w.startswith("-")]

@@ -118,8 +118,22 @@ def kind(cfg: ClusterConfig) -> str:
 
 
 def dry_run(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
-    """The job as a plain batch script: `sbatch` on it does what `submit` does."""
-    return render(cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=_log_dir(cfg).absolute())
+    """The job as a plain batch script: `sbatch` on it does what `submit` does. Its log is where submit's would be if that
+    folder is there, else here: Slurm makes no folder. Raises ConfigError for several nodes without Slurm.
+    """
+    _refuse_nodes_here(cfg.cluster, cfg.cluster.kind)
+    logs = _log_dir(cfg).absolute()
+    return render(
+        cfg.cluster, node_command(command, overrides), job_name=f"k15-{cfg.name}", log_dir=logs if logs.is_dir() else Path.cwd()
+    )
+
+
+def _refuse_nodes_here(cluster: ClusterConfig, where: str) -> None:
+    if where == "local" and cluster.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes is {cluster.nodes}, but without Slurm there is this machine only. "
+            "Set cluster.nodes=1, or start a cluster on this machine: slurm/local/up."
+        )
 
 
 def submit(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
@@ -130,15 +144,10 @@ def submit(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
     where = kind(cfg.cluster)
     words = list(overrides)
     run_dir = cfg.run_dir
-    if where == "local":
-        if cfg.cluster.nodes > 1:
-            raise ConfigError(
-                f"cluster.nodes is {cfg.cluster.nodes}, but without Slurm there is this machine only. "
-                "Set cluster.nodes=1, or start a cluster on this machine: slurm/local/up."
-            )
-        if run_dir is None:  # in Slurm the run names its folder by its job id, which is known after submission here
-            run_dir = str((RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
-            words.append(f"run_dir={run_dir}")
+    _refuse_nodes_here(cfg.cluster, where)
+    if where == "local" and run_dir is None:  # in Slurm the run names its folder by its job id, known after submission here
+        run_dir = str((RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
+        words.append(f"run_dir={run_dir}")
     job = submit_argv(cfg, node_command(command, words), where)
     run_path = Path(run_dir).absolute() if run_dir is not None else (RUNS / f"{cfg.name}-{job.job_id}").absolute()
     run_path.mkdir(parents=True, exist_ok=True)

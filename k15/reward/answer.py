@@ -22,6 +22,11 @@ def check_template(template: str) -> str:
     """The template itself. Raises ConfigError where it does not name ANSWER once, after some marker."""
     if template == "auto":
         return template
+    if template == BOXED.lstrip("\\"):
+        raise ConfigError(
+            f"reward.template is {template!r}: the shell has taken the backslash. Put the word in quotes: "
+            f"'reward.template={BOXED}'."
+        )
     if template.count(SLOT) != 1 or template.startswith(SLOT):
         raise ConfigError(
             f"reward.template is {template!r}; it must hold {SLOT} once, after a marker that starts the final answer. "

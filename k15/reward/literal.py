@@ -44,8 +44,8 @@ _NEUTRAL = {"unit", "sq", "square", "cubic", "cu", "per"}  # say nothing that co
 # Words after a number that change its value, or make it another kind of answer.
 _NUMBER_WORDS = (
     "million millions billion billions trillion trillions thousand thousands hundred hundreds dozen dozens score gross pairs "
-    "half halves third thirds quarter fifths sixths sevenths eighths ninths tenths hundredths thousandths squared cubed factorial "
-    "times plus minus over mod modulo below remainder rem basis choose"
+    "half halves third thirds quarter fifths sixths sevenths eighths ninths tenths hundredths thousandths squared cubed "
+    "factorial times plus minus over mod modulo below remainder rem basis choose"
 )
 _NAMES = "pi theta alpha beta sqrt root base infinity inf sin cos tan log ln exp sec cot csc"
 _HEDGES = "or and to not nor negative approximately about nearly almost between"

@@ -72,9 +72,33 @@ def device(wanted: str) -> str:
     return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not hidden else "cpu"
 
 
+def check_devices_here(cfg: Any) -> None:
+    """Raises ConfigError where `cfg` asks for a GPU and this machine, on which it is to run, shows none."""
+    found = device("auto") == "cuda"
+    if not found and cfg.cluster.device == "cuda":
+        raise ConfigError(
+            "cluster.device is cuda, but this machine shows no GPU (/dev/nvidia*, CUDA_VISIBLE_DEVICES). "
+            "Give cluster.device=cpu or auto, or run it where there is one: k15 launch."
+        )
+    kernels = getattr(getattr(cfg, "algo", None), "kernels", "auto")
+    if kernels == "triton" and not found and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            "algo.kernels is triton, which needs a GPU, and this machine shows none. Give algo.kernels=auto or torch."
+        )
+
+
 def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:
     """Write config.yaml, or make sure that the folder's earlier run had the same settings. Raises ConfigError."""
+    check_folder(cfg, run_dir, may_change)
     run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "config.yaml"
+    tmp = path.with_suffix(f".{os.getpid()}")
+    tmp.write_text(to_yaml(cfg))
+    tmp.rename(path)
+
+
+def check_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:
+    """Raises ConfigError where `run_dir` holds checkpoints of a run with other settings."""
     path = run_dir / "config.yaml"
     if path.is_file() and any((run_dir / "checkpoints").glob("*-iteration-*")):
         before = from_yaml(path.read_text(), type(cfg))
@@ -84,9 +108,6 @@ def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHAN
                 f"{run_dir} holds a run with other settings ({', '.join(changed[:5])}). Give another run_dir=, "
                 "or the same settings to resume it."
             )
-    tmp = path.with_suffix(f".{os.getpid()}")
-    tmp.write_text(to_yaml(cfg))
-    tmp.rename(path)
 
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:

@@ -30,8 +30,17 @@ def model_folder(cfg: RunConfig, run_dir: Path) -> Path:
 
 
 def load_prompts(cfg: RunConfig, tokenizer: TextTokenizer) -> tuple[list[Prompt], list[Prompt]]:
-    """(training prompts, held-out prompts). Raises DataError for empty sets, bad rows, prompts over the context."""
-    train, held_out = load_datasets(cfg.data, cfg.seed)
+    """(training prompts, held-out prompts). Raises DataError for empty sets and bad rows.
+
+    A row that has no reward or leaves no room for a response is bad too: its line is named, or it is skipped.
+    """
+    room = cfg.model.max_context_tokens - cfg.rollout.max_response_tokens
+
+    def usable(prompt: Prompt) -> None:
+        check_domains([prompt])
+        check_prompt_lengths([prompt], tokenizer, room)
+
+    train, held_out = load_datasets(cfg.data, cfg.seed, usable)
     if not held_out:
         raise DataError(
             f"{cfg.data.path}: data.eval_fraction={cfg.data.eval_fraction:g} holds out none of its {len(train)} prompts. "
@@ -44,8 +53,6 @@ def load_prompts(cfg: RunConfig, tokenizer: TextTokenizer) -> tuple[list[Prompt]
             f"{size}: there are {len(train)} training prompts, fewer than "
             f"algo.prompts_per_iteration={cfg.algo.prompts_per_iteration}. Lower that or give more prompts."
         )
-    check_domains([*train, *held_out])
-    check_prompt_lengths([*train, *held_out], tokenizer, cfg.model.max_context_tokens - cfg.rollout.max_response_tokens)
     return train, held_out
 
 

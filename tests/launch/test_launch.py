@@ -162,7 +162,7 @@ def test_status_names_a_log_that_can_be_followed(tmp_path: Path, monkeypatch: py
     ("words", "message"),
     [
         ([], "needs a command"),
-        (["lr"], "'lr', which is not known. Allowed: rl"),
+        (["lr"], "'lr', which is not known. Allowed: .*rl"),
         (["rl", "--fast"], "not --fast"),
         (["rl", "cluster.nodez=2"], "nodes"),
     ],

@@ -85,8 +85,8 @@ POWERED = (
     " cm2",
     " \\text{ ft}^{2}",
     " square feet",
-    " kg/m^3",
-    " kg per m^3",
+    " kg/cm^3",
+    " kg per cm^3",
 )
 
 

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from k15.cli import main
+from k15.config.compose import compose_run, to_yaml
 from k15.launch.local import adopt
 
 HINTS = {
@@ -25,6 +27,23 @@ HINTS = {
     "-m": ["several values"],
     "-m algo.tau=0.1,0.2 job": ["'job'", "name=value"],
     "-m experiment=x,arithmetic": ["experiment=x", "Allowed: arithmetic"],
+    "algo.iterations=ten": ["algo.iterations is 'ten'", "a whole number", "algo.iterations=30"],
+    "dry_run=maybe": ["dry_run is 'maybe'", "true or false"],
+    "algo.tua=1 --cfg job": ["algo.tua", "Did you mean 'tau'?"],
+    "algo.lr=fast --cfg job": ["algo.lr is 'fast'", "a number"],
+    "reward.template=boxed{ANSWER}": ["the shell has taken the backslash", "'reward.template=\\boxed{ANSWER}'"],
+    "run_dir=": ["run_dir is ''", "names no folder"],
+    "run_dir=${oc.env:HOME}/x name=a/b": ["name is 'a/b'", "Allowed"],
+    "name=": ["name is ''", "Allowed"],
+    "data.train_size=1000000000000": ["data.train_size is 1000000000000", "at most 1000000"],
+    "cluster.device=cuda cluster=local": ["cluster.device is cuda", "shows no GPU"],
+    "algo.kernels=triton": ["algo.kernels is triton", "auto or torch"],
+    "-m hydra/launcher=submitit_slurm hydra.launcher.nodes=two algo.tau=0.1,0.2": [
+        "hydra.launcher.nodes is 'two'",
+        "whole number",
+    ],
+    "-m parallel.tensor=2 algo.tau=0.1,0.2 cluster.nodes=2": ["1 nodes"],  # Hydra's own launcher runs the points here
+    "-m parallel.tensor=2 algo.tau=0.1,0.2 hydra/launcher=submitit_slurm hydra.launcher.nodes=3": ["3 nodes"],
     "-m algo.tau=0.03,0.1 --cfg job": ["Only one of", "--multirun, --cfg"],
 }
 
@@ -60,6 +79,33 @@ def test_help_is_a_usage_text(words: list[str], flag: str, capsys: pytest.Captur
     assert main([*words, flag]) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"usage: k15 {words[0]}") and not said.err
+
+
+@pytest.mark.parametrize("template", ["\\boxed{ANSWER}", "#ANSWER", "<answer>ANSWER</answer>", "it's ANSWER", "'#ANSWER'"])
+def test_a_template_needs_no_quotes_but_the_shell_s(template: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rl", f"reward.template={template}", "--cfg", "job"]) == 0
+    assert OmegaConf.create(capsys.readouterr().out).reward.template == template.strip("'")
+
+
+def test_a_run_folder_with_other_settings_is_refused_where_the_job_is_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints" / "00005-iteration-00005").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(compose_run([])))
+    words = ["launch", "rl", f"run_dir={run}", "cluster=local", "--dry-run"]
+    assert main([*words, "algo.tau=0.3"]) == 2
+    assert "algo.tau" in capsys.readouterr().err
+    assert main([*words, "algo.iterations=99"]) == 0, "more iterations are the same run, longer"
+
+
+def test_the_script_of_a_dry_run_logs_to_a_folder_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for folder in (tmp_path, tmp_path / "runs" / "slurm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        assert main(["launch", "rl", "--dry-run"]) == 0
+        assert f"--output={folder}/%x-%j.out" in capsys.readouterr().out.replace("'", "")
+    assert main(["launch", "rl", "cluster=local", "cluster.nodes=3", "--dry-run"]) == 2
+    assert "this machine only" in capsys.readouterr().err
 
 
 def test_flags_that_ask_are_answered_by_hydra(capsys: pytest.CaptureFixture) -> None:
