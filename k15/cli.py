@@ -22,6 +22,7 @@ PLAIN = {
     "sandbox": "k15.sandbox.cli",
     "testgen": "k15.runs.testgen",
     "reward_model": "k15.runs.reward_model",
+    "merge": "k15.runs.merge",
 }
 SLURM = ("launch", "scale", "status", "doctor")  # these ask Slurm
 MULTIRUN = {"-m", "--multirun"}
@@ -31,6 +32,9 @@ USAGE = """usage: k15 COMMAND [words]
 
   rl       train by reinforcement learning          k15 rl algo.tau=0.1
            (--multirun sweeps, --cfg job shows all settings)
+  sft      supervised fine-tuning, in two stages    k15 sft model.path=DIR 'data.paths=[train.jsonl]'
+  dpo      learn to prefer short right answers      k15 dpo model.path=DIR 'data.paths=[pairs.jsonl]'
+  merge    average of models' weights               k15 merge DIR DIR --out DIR
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
   scale    add or take nodes for rollout, mid-run   k15 scale RUN_DIR +1 | -1 | NODES
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]

@@ -1,0 +1,141 @@
+"""Merged folders: exact averages whatever the sharding, memory that does not grow with the model, differences named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from k15.config.schema import TinyModelConfig
+from k15.data.tiny import write_tiny_model
+from k15.errors import ConfigError, DataError
+from k15.long2short import merge as module
+from k15.long2short.merge import merge
+
+SHAPES = {"a.weight": (37, 11), "b.weight": (5,), "c.weight": (64, 33), "position_ids": (7,), "scale": ()}
+
+
+def tensors(seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    made = {n: torch.randn(s, generator=generator).to(dtype) for n, s in SHAPES.items()}
+    return made | {"position_ids": torch.arange(7)}
+
+
+def folder(path: Path, weights: dict[str, torch.Tensor], shards: int = 1) -> Path:
+    """A Hugging Face folder with these weights in so many files."""
+    write_tiny_model(path, TinyModelConfig(), 192)
+    names = list(weights)
+    files = {f"model-{i + 1:05d}-of-{shards:05d}.safetensors": names[i::shards] for i in range(shards)}
+    files = files if shards > 1 else {"model.safetensors": names}
+    for file, part in files.items():
+        save_file({n: weights[n] for n in part}, path / file, metadata={"format": "pt"})
+    if shards > 1:
+        index = {"metadata": {}, "weight_map": {n: f for f, part in files.items() for n in part}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+def loaded(path: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            found |= {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
+    return found
+
+
+@pytest.mark.parametrize("shards", [(1, 3), (3, 1)])
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)])
+def test_the_average_is_exact_over_shards_and_pieces(tmp_path, shards, dtypes, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 100)  # a tensor takes several reads, the last one shorter
+    parts = [tensors(i, d) for i, d in enumerate(dtypes)]
+    dirs = [folder(tmp_path / str(i), p, n) for i, (p, n) in enumerate(zip(parts, shards, strict=True))]
+    for weights, shares in ((None, (0.5, 0.5)), ([3, 1], (0.75, 0.25)), ([0, 1], (0.0, 1.0))):
+        got = loaded(merge(dirs, tmp_path / f"out{weights}", weights))
+        assert got.keys() == SHAPES.keys()
+        for name, tensor in got.items():
+            if name == "position_ids":
+                assert torch.equal(tensor, parts[0][name])
+                continue
+            want = (shares[0] * parts[0][name].float() + shares[1] * parts[1][name].float()).to(dtypes[0])
+            assert tensor.dtype == dtypes[0] and torch.equal(tensor, want), name
+    files = sorted(p.name for p in dirs[0].iterdir())
+    assert sorted(p.name for p in (tmp_path / "outNone").iterdir()) == sorted([*files, "merge.json"])
+
+
+def test_a_model_with_itself_is_itself_and_a_finished_merge_is_left_alone(tmp_path):
+    a = folder(tmp_path / "a", tensors(0, torch.bfloat16), 2)
+    out = merge([a, a], tmp_path / "out")
+    for file in a.glob("*.safetensors"):
+        assert (out / file.name).read_bytes() == file.read_bytes()
+    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    assert merge([a, a], out) == out and {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
+    with pytest.raises(ConfigError, match="exists and is not this merge"):
+        merge([a, a], out, [1, 3])
+
+
+def test_the_first_difference_is_named(tmp_path):
+    base = tensors(0, torch.float32)
+    a = folder(tmp_path / "a", base)
+
+    def other(name: str, weights: dict | None = None) -> Path:
+        return folder(tmp_path / name, base if weights is None else weights)
+
+    def edit(path: Path, file: str, change) -> Path:
+        row = json.loads((path / file).read_text())
+        change(row)
+        (path / file).write_text(json.dumps(row))
+        return path
+
+    cases = {
+        "`rope_theta` of config.json is 10000.0 in the one and 5.0": edit(
+            other("r"), "config.json", lambda c: c.update(rope_theta=5.0)
+        ),
+        "`model.vocab` of tokenizer.json": edit(other("v"), "tokenizer.json", lambda t: t["model"]["vocab"].update(x=99)),
+        "b.weight is in the first only": other("m", {k: v for k, v in base.items() if k != "b.weight"}),
+        r"a.weight is of shape \[37, 11\] in the one and \[11, 37\]": other("s", base | {"a.weight": torch.zeros(11, 37)}),
+        "position_ids is of type I64 in the one and F32": other("i", base | {"position_ids": torch.zeros(7)}),
+    }
+    for message, wrong in cases.items():
+        with pytest.raises(DataError, match=message):
+            merge([a, wrong], tmp_path / "out")
+    with pytest.raises(DataError, match="position_ids holds whole numbers that differ"):
+        merge([a, other("d", base | {"position_ids": torch.ones(7, dtype=torch.int64)})], tmp_path / "out")
+    (tmp_path / "cut").mkdir()
+    cut = folder(tmp_path / "cut", base)
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(DataError, match="ends in the middle of a tensor"):
+        merge([a, cut], tmp_path / "out")
+    for dirs, weights, message in (
+        ([a], None, "at least two folders"), ([a, a], [1], "1 weights for 2 folders"), ([a, a], [0, 0], "one above 0"),
+        ([a, a], [-1, 2], "at least 0"), ([a, tmp_path], None, "no config.json"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            merge(dirs, tmp_path / "out", weights)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    """Two models of 200 MB each, holes in their files: the merge takes less than half of one."""
+    elements = 50_000_000
+    header = {f"w{i}": {"dtype": "F32", "shape": [elements // 2], "data_offsets": [i * 2 * elements, (i + 1) * 2 * elements]}
+              for i in range(2)}  # fmt: skip
+    text = json.dumps(header).encode()
+    for name in ("a", "b"):
+        write_tiny_model(tmp_path / name, TinyModelConfig(), 192)
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + 4 * elements)
+    code = (
+        "import resource, sys; from k15.long2short.merge import merge\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "merge(sys.argv[1:3], sys.argv[3])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, tmp_path / "a", tmp_path / "b", tmp_path / "out"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert int(done.stdout) * 1024 < 100_000_000
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size == 8 + len(text) + 4 * elements
