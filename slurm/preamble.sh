@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The body of a k15 job. rl.sbatch sources it; `k15 launch --dry-run` writes it into the script that it prints.
+# The body of a k15 job. The scripts beside it source it; `k15 launch --dry-run` writes it into the script that it prints.
 #
 #   k15_job COMMAND...   runs COMMAND once on every node of the allocation and ends with the highest of their exit codes.
 #
@@ -14,6 +14,22 @@ K15_REQUEUE_CODE=85
 
 export PYTHONSAFEPATH=1 # the folder of a script or of the user must not shadow installed packages
 export PYTHONUNBUFFERED=1
+
+# Runs the K15_SETUP of a script and fills K15_PYTHON: that of the container, or of the virtual environment of K15_REPO.
+k15_python() {
+  eval "$K15_SETUP"
+  if [[ -n $K15_CONTAINER ]]; then
+    K15_PYTHON=${K15_PYTHON:-python3}
+    K15_MOUNTS=$K15_REPO:$K15_REPO${K15_MOUNTS:+,$K15_MOUNTS}
+  else
+    K15_VENV=${K15_VENV:-$K15_REPO/.venv}
+    K15_PYTHON=${K15_PYTHON:-$K15_VENV/bin/python}
+    if ! command -v "$K15_PYTHON" >/dev/null; then
+      echo "k15: there is no $K15_PYTHON; run \`make setup\` in $K15_REPO, or set K15_VENV or K15_CONTAINER" >&2
+      exit 2
+    fi
+  fi
+}
 
 # Fills K15_WRAP (options of srun) and K15_INSIDE (words before the command) from K15_CONTAINER and K15_MOUNTS.
 k15_container() {

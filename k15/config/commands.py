@@ -6,6 +6,7 @@ module k15/runs/NAME.py with `main` (Hydra's entry, see `k15.runs.entry`) and `p
 
 from k15.config.curate import CurateConfig
 from k15.config.dpo import DpoConfig
+from k15.config.eval import EvaluationConfig
 from k15.config.schema import RunConfig
 from k15.config.sft import SftConfig
 
@@ -14,4 +15,5 @@ COMMANDS: dict[str, type] = {
     "sft": SftConfig,
     "dpo": DpoConfig,
     "curate": CurateConfig,
+    "eval": EvaluationConfig,
 }

@@ -17,8 +17,10 @@ from k15.eval import plot_style
 from k15.eval.compare import build_comparison
 from k15.eval.page import environment
 from k15.eval.plots import FIGURES
+from k15.eval.results import is_evaluation
 from k15.eval.run_data import HeldOut, RunData, headline, held_out, load_run
 from k15.eval.samples import choose
+from k15.eval.standings import evaluations
 from k15.log.files import atomic_write
 from k15.log.progress import duration
 
@@ -145,6 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         folders = [Path(f) for f in args.run_dir] if args.run_dir else [_newest(Path("runs"))]
+        if all(map(is_evaluation, folders)):
+            return evaluations(folders, Path(args.out) if len(folders) > 1 else None)
         runs = [load_run(folder) for folder in folders]  # all are read before the first is written
         for run in runs:
             page = _build(run)

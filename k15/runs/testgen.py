@@ -125,9 +125,12 @@ def _sandbox(args: argparse.Namespace, out: Path) -> Iterator[Access]:
 
 
 @contextlib.contextmanager
-def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
-    """A service on this machine that ends with the block, and with this process. Raises SandboxError where it does not start."""
-    with tempfile.TemporaryDirectory(prefix="k15-testgen-") as name:
+def own_sandbox(workers: int, log_file: Path, words: Sequence[str] = (), **patience: float) -> Iterator[Access]:
+    """A service on this machine that ends with the block, and with this process. `words`: more options of `sandbox serve`.
+
+    Raises SandboxError where it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="k15-sandbox-") as name:
         folder = Path(name)
         token, url = secrets.token_hex(24), folder / "url"
         (folder / "token").touch(0o600)
@@ -135,7 +138,7 @@ def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
         with log_file.open("ab") as said:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "k15", "sandbox", "serve", "--token-file", folder / "token", "--url-file", url,
-                 "--state-dir", folder / "state", "--workers", str(workers), "--max-request-mb", "64"],
+                 "--state-dir", folder / "state", "--workers", str(workers), "--max-request-mb", "64", *words],
                 stdout=said, stderr=said, preexec_fn=child.prepare,
             )  # fmt: skip
         try:
@@ -145,6 +148,6 @@ def own_sandbox(workers: int, log_file: Path) -> Iterator[Access]:
                     last = log_file.read_text()[-500:].strip()
                     raise SandboxError(f"The sandbox did not start ({log_file}): {last}")
                 time.sleep(0.1)
-            yield Access(url.read_text().strip(), token, **PATIENCE)
+            yield Access(url.read_text().strip(), token, **{**PATIENCE, **patience})
         finally:
             child.end(process)

@@ -1,0 +1,91 @@
+"""The answers of a task on disk, one JSON line each as it comes, so that a run that was killed samples only what is missing.
+
+responses/<task>.jsonl       {"id": "7", "index": 0, "asked": "8f14e45f", "text": "...", "tokens": 31, "finish": "stop"}
+responses/<task>.meta.json   what they were sampled with; a run with other settings does not add to them
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from k15.errors import ConfigError, DataError
+from k15.eval.endpoint import Answer
+from k15.log.files import atomic_write
+
+Key = tuple[str, int]
+
+
+class Responses:
+    """The answers of one task by (problem's id, number of the answer). `with` it, or `close()`.
+
+    `asked`: what each problem is asked as; an answer to another text of the same id does not count.
+    """
+
+    def __init__(self, folder: Path, name: str, asked: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self._meta = folder / f"{name}.jsonl", folder / f"{name}.meta.json"
+        self._digests = {i: hashlib.sha256(text.encode()).hexdigest()[:8] for i, text in asked.items()}
+        self.found = _read(self.path, self._digests)
+        self._out = self.path.open("ab")
+
+    def check(self, settings: Mapping[str, object]) -> None:
+        """Write the settings down, or make sure that the answers that are there were sampled with them. Raises ConfigError."""
+        if self.found and self._meta.is_file():
+            before = self.settings()
+            changed = [k for k in settings if before.get(k) != settings[k]]
+            if changed:
+                was = ", ".join(f"{k} was {before.get(k)!r:.80}, now {settings[k]!r:.80}" for k in changed)
+                raise ConfigError(
+                    f"{self.path} holds {len(self.found)} answers sampled with other settings ({was}). "
+                    "Give another run_dir=, or the settings of before."
+                )
+        atomic_write(self._meta, (json.dumps(dict(settings), indent=2) + "\n").encode())
+
+    def settings(self) -> dict[str, object]:
+        """What the answers were sampled with. Raises DataError where there is nothing."""
+        try:
+            return json.loads(self._meta.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self._meta} cannot be read ({error}); there are no answers to score. Run without score_only."
+            ) from error
+
+    def add(self, key: Key, answer: Answer) -> None:
+        """Append an answer; whole lines only reach other readers."""
+        row = {
+            "id": key[0], "index": key[1], "asked": self._digests[key[0]], "text": answer.text, "tokens": answer.tokens,
+            "finish": answer.finish,
+        }  # fmt: skip
+        self._out.write((json.dumps(row) + "\n").encode())
+        self._out.flush()
+        self.found[key] = answer
+
+    def close(self) -> None:
+        self._out.close()
+
+    def __enter__(self) -> "Responses":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read(path: Path, digests: Mapping[str, str]) -> dict[Key, Answer]:
+    """All whole lines; half a line at the end, of a run that was killed while writing it, is cut off."""
+    if not path.is_file():
+        return {}
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    found: dict[Key, Answer] = {}
+    for number, line in enumerate(raw[:whole].decode().split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            if digests.get(row["id"]) == row["asked"]:
+                found[row["id"], int(row["index"])] = Answer(str(row["text"]), int(row["tokens"]), str(row["finish"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number} is no answer ({error!r}); remove that line, it is sampled again.") from error
+    return found

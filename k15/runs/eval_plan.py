@@ -1,0 +1,94 @@
+"""What `k15 eval` is to ask: the problems of each task and the text around them, from the settings."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from k15.config.compose import from_yaml, to_yaml
+from k15.config.eval import EvaluationConfig
+from k15.errors import ConfigError
+from k15.eval.sources import Source
+from k15.eval.tasks import LM_EVAL, Task, ask, load, split_name, template_of
+from k15.runs.eval_engine import Subject
+from k15.types import Prompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One task of our own, ready to be asked: its spec, problems, prompt template, and answers a problem."""
+
+    spec: str
+    task: Task
+    prompts: tuple[Prompt, ...]
+    template: str
+    samples: int
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What each problem is asked as, by its id."""
+        return {p.id: ask(p, self.template) for p in self.prompts}
+
+    def settings(self, cfg: EvaluationConfig, subject: Subject) -> dict[str, object]:
+        """What its answers stand on; written down beside them and printed with every number. Raises ConfigError."""
+        sampling = subject.sampling(cfg, self.task, self.asked, self.samples)
+        return {
+            "model": model_name(cfg), "weights": subject.fingerprint, "temperature": sampling.temperature,
+            "top_p": sampling.top_p, "max_tokens": sampling.max_tokens, "seed": cfg.seed, "stop": list(sampling.stop),
+            "prompt": cfg.prompt if cfg.prompt is not None else self.task.prompt, "template": self.template, "chat": subject.chat,
+        }  # fmt: skip
+
+
+def plans(cfg: EvaluationConfig) -> list[Plan]:
+    """Our own tasks, their data read. Raises ConfigError, DataError."""
+    found = []
+    for spec in cfg.tasks:
+        if split_name(spec)[0] == LM_EVAL:
+            continue
+        task, prompts = load(spec, Source(cfg.data_dir, hub=cfg.hub), cfg.limit)
+        samples = _samples(cfg, task)
+        if bad := [k for k in cfg.pass_at if k > samples]:
+            raise ConfigError(
+                f"pass_at has {bad[0]}, but {spec} has {samples} answers a problem; give sampling.samples={bad[0]}."
+            )
+        found.append(Plan(spec, task, tuple(prompts), template_of(task, cfg.prompt), samples))
+    return found
+
+
+def others(cfg: EvaluationConfig) -> Sequence[str]:
+    """The tasks that lm-eval runs."""
+    return [s for s in cfg.tasks if split_name(s)[0] == LM_EVAL]
+
+
+def _samples(cfg: EvaluationConfig, task: Task) -> int:
+    if cfg.sampling.samples is not None:
+        return cfg.sampling.samples
+    return 1 if cfg.sampling.temperature == 0 else task.samples
+
+
+def model_name(cfg: EvaluationConfig) -> str:
+    """As it is printed."""
+    return str(cfg.model.path) if cfg.engine.url is None else f"{cfg.engine.model} at {cfg.engine.url}"
+
+
+def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
+    """score_only: what was asked, of whom and how, is what the run that sampled wrote down. Raises ConfigError."""
+    if not cfg.score_only:
+        return cfg
+    path = Path(cfg.run_dir) / "config.yaml" if cfg.run_dir is not None else None
+    if path is None or not path.is_file():
+        raise ConfigError(
+            f"score_only=true needs run_dir=<a run of k15 eval>; {path if path is not None else 'run_dir'} is not there."
+        )
+    before = from_yaml(path.read_text(), EvaluationConfig)
+    return replace(
+        before, score_only=True, dry_run=cfg.dry_run, run_dir=cfg.run_dir, tasks=cfg.tasks if cfg.tasks else before.tasks,
+        data_dir=cfg.data_dir if cfg.data_dir is not None else before.data_dir, template=cfg.template, pass_at=cfg.pass_at,
+        ratings=cfg.ratings, workers=cfg.workers, sandbox=cfg.sandbox, cluster=cfg.cluster,
+    )  # fmt: skip
+
+
+def stamp(cfg: EvaluationConfig, subject: Subject) -> str:
+    """Names what was evaluated and how: the same settings on the same weights have nothing left to do."""
+    same = replace(cfg, run_dir=None, dry_run=False, name="", workers=1, watch=None, cluster=type(cfg.cluster)())
+    return hashlib.sha256(f"{subject.fingerprint}\n{to_yaml(same)}".encode()).hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""`k15 eval watch=RUN_DIR`: evaluate each export (`hf/`) of a run once, as it appears, and keep a table by iteration.
+
+Each export is held by hard links while it is evaluated: the run replaces its folder whole, so the files stay as they were.
+
+<run_dir>/iteration-12/   one evaluation, with its results
+<run_dir>/by_iteration.md, by_iteration.jsonl
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from k15.config.compose import to_yaml
+from k15.config.eval import EvaluationConfig
+from k15.errors import DataError
+from k15.eval.results import COLUMNS, Result, read_results, row, table
+from k15.log import get_logger, read_metrics
+from k15.log.files import atomic_write
+from k15.runs.eval_plan import Plan, plans
+
+log = get_logger("eval")
+Evaluate = Callable[[EvaluationConfig, Path, Sequence[Plan]], list[Result]]
+
+
+def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
+    """Until the run is done and its last export evaluated, or nothing new came for cfg.watch_idle_min; the exit code."""
+    assert cfg.watch is not None
+    watched, found = Path(cfg.watch), plans(cfg)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
+    idle_since = time.monotonic()
+    while True:
+        ended = finished(watched)  # before looking: an export that follows is then found in this turn or the next
+        held = hold(watched, run_dir)
+        if held is not None:
+            iteration, model = held
+            log.info("iteration %d of %s is evaluated", iteration, watched)
+            own = replace(cfg, watch=None, run_dir=str(model.parent), model=replace(cfg.model, path=str(model)))
+            evaluate(own, model.parent, found)
+            shutil.rmtree(model)
+            print(append(run_dir))
+            idle_since = time.monotonic()
+        elif ended:
+            log.info("%s is finished and its last export evaluated", watched)
+            return 0
+        elif time.monotonic() - idle_since > 60 * cfg.watch_idle_min:
+            log.warning("%s had nothing new for %g minutes; the same words go on watching", watched, cfg.watch_idle_min)
+            return 0
+        else:
+            time.sleep(cfg.watch_every_s)
+
+
+def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
+    """(iteration, folder of hard links) of an export that has no results here yet; None while there is none."""
+    export = watched / "hf"
+    for _ in range(10):  # the run may put a new folder in its place while we look
+        try:
+            before = export.stat()
+            iteration = iteration_of(watched, before.st_mtime)
+            folder = run_dir / f"iteration-{iteration}"
+            if (folder / "results.json").is_file():
+                return None
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            shutil.copytree(export, folder / "model", copy_function=_link)
+            if export.stat().st_ino == before.st_ino:
+                return iteration, folder / "model"
+        except (FileNotFoundError, shutil.Error):
+            if not watched.is_dir():
+                raise DataError(f"{watched} is gone.") from None
+        time.sleep(0.2)
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, which costs nothing; a copy where the folders are on two file systems."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def iteration_of(watched: Path, written: float) -> int:
+    """Of an export written at this time: that of the last checkpoint before it, else of the last line of metrics; else 0."""
+    marks = [
+        int(number[1]) for p in (watched / "checkpoints").glob("*-iteration-*")
+        if (number := re.search(r"-iteration-(\d+)$", p.name)) and p.stat().st_mtime <= written
+    ]  # fmt: skip
+    if marks:
+        return max(marks)
+    return max((r["iteration"] for r in _metrics(watched)), default=0)
+
+
+def finished(watched: Path) -> bool:
+    """Whether a run has done all its iterations and written its last export: nothing more will come."""
+    rows, config = _metrics(watched), watched / "config.yaml"
+    if not rows or not config.is_file() or not (watched / "report" / "index.html").is_file():
+        return False
+    planned = re.search(r"^  iterations: (\d+)$", config.read_text(), re.MULTILINE)
+    return planned is not None and rows[-1]["iteration"] >= int(planned[1])
+
+
+def _metrics(watched: Path) -> list[dict]:
+    path = watched / "metrics.jsonl"
+    return [r for r in read_metrics(path) if "iteration" in r] if path.is_file() else []
+
+
+def append(run_dir: Path) -> str:
+    """Write by_iteration.{md,jsonl} from all evaluations so far; returns the table."""
+    folders = sorted(run_dir.glob("iteration-*/results.json"), key=lambda p: int(p.parent.name.split("-")[1]))
+    found = [(int(p.parent.name.split("-")[1]), r) for p in folders for r in read_results(p.parent)["results"]]
+    lines = ["| iteration | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    lines += [f"| {i} | " + " | ".join(c.replace("|", "\\|") for c in row(r)) + " |" for i, r in found]
+    atomic_write(run_dir / "by_iteration.md", ("# By iteration\n\n" + "\n".join(lines) + "\n").encode())
+    rows = [{"iteration": i, **{k: v for k, v in r.items() if k != "values"}} for i, r in found]
+    atomic_write(run_dir / "by_iteration.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    return table([{**r, "task": f"iteration {i}: {r['task']}"} for i, r in found])
