@@ -17,22 +17,27 @@ export PYTHONPATH="$work/path:$repo/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFE
 "$python" -c 'import sys, torch, triton; sys.exit(0 if torch.cuda.is_available() else "no CUDA device here")' || exit 2
 
 failed=0
+END_S=560 # of this script: what has not begun by then is left out, what runs is ended
 run() { # run NAME LIMIT_S COMMAND...: its log and its exit code are part of the result
-  local name=$1 limit=$2 code
+  local name=$1 limit=$2 code left=$((END_S - SECONDS))
   shift 2
   printf '== %s\n' "$name"
-  timeout "$limit" "$@" 2>&1 | tee "$work/$name.log"
+  ((left < limit)) && limit=$((left > 1 ? left : 1))
+  timeout -k 5 "$limit" "$@" 2>&1 | tee "$work/$name.log"
   code=${PIPESTATUS[0]}
   printf '%s' "$code" >"$work/$name.code"
   ((code == 0)) || failed=1
 }
 
-run tests 200 "$python" -m pytest -q -m gpu -c /dev/null --rootdir "$repo/tests" --confcutdir "$repo/tests/kernels" \
+run tests 180 "$python" -m pytest -q -m gpu -c /dev/null --rootdir "$repo/tests" --confcutdir "$repo/tests/kernels" \
   -p no:cacheprovider "$repo/tests/kernels"
-for name in logprob pmd repetition train_step; do
-  # shellcheck disable=SC2086
-  run "$name" 120 "$python" -m "benchmarks.kernels.$name" --out "$work/$name.json" $quick
-done
+# shellcheck disable=SC2086
+{
+  run pmd 80 "$python" -m benchmarks.kernels.pmd --out "$work/pmd.json" $quick
+  run train_step 80 "$python" -m benchmarks.kernels.train_step --out "$work/train_step.json" $quick
+  run repetition 80 "$python" -m benchmarks.kernels.repetition --out "$work/repetition.json" $quick
+  run logprob 300 "$python" -m benchmarks.kernels.logprob --out "$work/logprob.json" --limit-s 120 $quick
+}
 
 "$python" - "$work" "$out" <<'PY'
 import json, sys

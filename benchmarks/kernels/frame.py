@@ -7,7 +7,7 @@ import argparse
 import ctypes
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -61,6 +61,64 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> f
         torch.cuda.synchronize(device)
         times.append(start.elapsed_time(stop) / 1e3)
     return median(times)
+
+
+def side_by_side(calls: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of each call, in turn round after round: what others do to the machine meets them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device, 1) if device.type == "cuda" else _host_seconds(call))
+    return {name: median(values) for name, values in times.items()}
+
+
+def queued_us(calls: Sequence[Callable[[], object]], device: torch.device, rounds: int = 8) -> float:
+    """Mean microseconds of a call when the device never waits for the host: all are queued behind a long product.
+
+    Give calls that work on different data, more than the L2 holds, so that each finds it cold.
+    """
+    hold = torch.ones(8192, 8192, device=device)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(2):  # the first warms up
+        for products in (1, 4, 16):
+            torch.cuda.synchronize(device)
+            for _ in range(products):
+                hold @ hold
+            start.record()
+            for _ in range(rounds):
+                for call in calls:
+                    call()
+            stop.record()
+            if not start.query():  # the product was still running when the last call had been queued
+                break
+        else:
+            raise RuntimeError("the host queues these calls more slowly than 16 products of 8192 x 8192 x 8192 take")
+        torch.cuda.synchronize(device)
+    return 1e3 * start.elapsed_time(stop) / (rounds * len(calls))
+
+
+def graph_us(calls: Sequence[Callable[[], object]], device: torch.device, rounds: int = 8) -> float:
+    """The same in a CUDA graph that holds `rounds` rounds of the calls."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for call in calls:
+            call()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(rounds):
+            for call in calls:
+                call()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(5):
+        start.record()
+        graph.replay()
+        stop.record()
+        torch.cuda.synchronize(device)
+        times.append(start.elapsed_time(stop))
+    return 1e3 * median(times) / (rounds * len(calls))
 
 
 def _host_seconds(call: Callable[[], object]) -> float:

@@ -1,14 +1,17 @@
 """`python -m benchmarks.kernels.logprob`: hidden and head weight to log p(target), k15 beside its peers.
 
 Shapes: T tokens, H hidden, V vocabulary. Work: forward 2THV operations, forward and backward 6THV that are needed (8THV where
-logits are made twice); TFLOP/s are of the 6THV (2THV), whatever a contender really does. Memory is at the peak of forward and
-backward, beyond inputs and beyond the gradients themselves.
+logits are made twice); TFLOP/s are of the 6THV (2THV), whatever a contender really does, and GB/s of the bytes that must move:
+inputs once (twice with a backward), gradients once. Both stand beside the ceilings measured in the same run. Memory is at the
+peak of forward and backward, beyond inputs and beyond the gradients themselves. `beside_eager`: time and memory as shares of
+what plain PyTorch took in turn with it.
 
 The gate: every contender's log-probs and gradients against float64 on a small problem, at most GATE times the error of plain
 PyTorch in the same dtype. A contender that fails it is reported, and not timed.
 """
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,15 +26,18 @@ from benchmarks.kernels import frame
 
 GATE = 4.0
 TAU = 0.1
-GPU_SIZES = [(t, 4096, 151936) for t in (1024, 4096, 16384, 65536)] + [
-    (16384, 4096, 32000), (16384, 4096, 128256), (16384, 2048, 151936), (16384, 8192, 151936),
+GPU_SIZES = [
+    *((t, 4096, 151936) for t in (16384, 1024, 4096)),  # the one that counts first
+    (16384, 4096, 32000), (16384, 2048, 151936), (16384, 4096, 128256), (65536, 4096, 151936), (16384, 8192, 151936),
 ]  # fmt: skip
 GPU_QUICK = [(16384, 4096, 151936)]
 CPU_SIZES = [(1024, 256, 151936), (1024, 256, 32000), (256, 1024, 151936)]
 CPU_QUICK = [(256, 128, 151936)]
+COMPARED = ("peak_beyond_gradients_mb", "forward_backward_s", "forward_s")
 EAGER_LIMIT_BYTES = 48 << 30  # larger logits are not tried
 
 LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(hidden, weight, target) -> log-probs [T]; or their sum, by contenders that know no other gradient."""
 
 
 def eager(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
@@ -51,7 +57,12 @@ def contenders(device: torch.device) -> dict[str, LogProb | str]:
             out = Liger.apply(hidden, weight, target, None, None, -100, 0.0, 0.0, "none")
             return -(out[0] if isinstance(out, tuple) else out)
 
-        found["liger"] = liger
+        def liger_sum(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+            out = Liger.apply(hidden, weight, target, None, None, -100, 0.0, 0.0, "sum")
+            return -(out[0] if isinstance(out, tuple) else out)
+
+        found["liger"] = liger  # some releases have no gradient for coefficients of one's own: the gate sees it
+        found["liger, sum"] = liger_sum
     except ImportError as error:
         found["liger"] = f"not installed ({error})"
     try:
@@ -81,6 +92,8 @@ def run(function: LogProb, data, backward: bool) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return (function(h, w, y),)
     logprob = function(h, w, y)
+    if logprob.ndim == 0:
+        return (logprob.detach(), *torch.autograd.grad(logprob, (h, w)))
     return (logprob.detach(), *torch.autograd.grad((logprob * c.to(logprob.dtype)).sum(), (h, w)))
 
 
@@ -109,11 +122,12 @@ def gate(device: torch.device, dtype: torch.dtype, found: dict[str, LogProb | st
     """name -> {ok, errors (log-prob, d hidden, d weight), allowed}."""
     data = problem(512, 256, 4099, device, dtype)
     exact_data = tuple(x.detach().double().requires_grad_() if x.requires_grad else x for x in data)
-    want = run(eager_double, exact_data, True)
-    allowed = [GATE * e + 1e-7 for e in errors(run(eager, data, True), want)]
     verdicts = {}
     for name, function in found.items():
         if not isinstance(function, str):
+            of = (lambda f: lambda *x: f(*x).sum()) if name.endswith(", sum") else lambda f: f
+            want = run(of(eager_double), exact_data, True)
+            allowed = [GATE * e + 1e-7 for e in errors(run(of(eager), data, True), want)]
             seen = errors(run(function, data, True), want)
             verdicts[name] = {"ok": all(e <= a for e, a in zip(seen, allowed, strict=True)), "errors": seen, "allowed": allowed}
     exact = run_fused(exact_data, separate=True)
@@ -132,38 +146,54 @@ def eager_double(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def measure(
-    size: tuple[int, int, int], device: torch.device, dtype: torch.dtype, functions: dict[str, Any], repeats: int
+    size: tuple[int, int, int], device: torch.device, dtype: torch.dtype, functions: dict[str, Any], repeats: int, limits: dict
 ) -> list[dict]:
+    """A row a contender; limits: the measured ceilings."""
     tokens, hidden, vocab = size
     data = problem(tokens, hidden, vocab, device, dtype)
     gradients = (tokens + vocab) * hidden * data[0].element_size()
-    rows = []
+    rows, both, forward = {}, {}, {}
     for name, function in functions.items():
         row: dict[str, Any] = {"name": name, "tokens": tokens, "hidden": hidden, "vocab": vocab}
+        rows[name] = row
         if name.startswith("torch") and tokens * vocab * 4 > EAGER_LIMIT_BYTES:
-            rows.append(row | {"skipped": "logits above the limit"})
+            row["skipped"] = "logits above the limit"
             continue
         fused = "fused" in name
-        both = (lambda: run_fused(data)) if fused else (lambda f=function: run(f, data, True))
+        call = (lambda: run_fused(data)) if fused else (lambda f=function: run(f, data, True))
         try:
-            both()  # pays for tables and allocator
-            row["peak_beyond_gradients_mb"] = round((frame.peak_extra_bytes(both, device) - gradients) / 1e6, 1)
-            row["forward_backward_s"] = frame.seconds(both, device, repeats)
-            row["forward_backward_tflops"] = 6 * tokens * hidden * vocab / row["forward_backward_s"] / 1e12
-            if not fused:
-                row["forward_s"] = frame.seconds(lambda f=function: run(f, data, False), device, repeats)
-                row["forward_tflops"] = 2 * tokens * hidden * vocab / row["forward_s"] / 1e12
+            call()  # pays for tables and allocator
+            row["peak_beyond_gradients_mb"] = round((frame.peak_extra_bytes(call, device) - gradients) / 1e6, 1)
         except torch.cuda.OutOfMemoryError:
             row["skipped"] = "out of memory"
             torch.cuda.empty_cache()
-        rows.append(row)
+            continue
+        both[name] = call
+        if not fused:
+            forward[name] = lambda f=function: run(f, data, False)
+    kinds = {"forward_backward": (both, 6, 3 * gradients), "forward": (forward, 2, gradients)}
+    for what, (calls, products, moved) in kinds.items():
+        for name, taken in frame.side_by_side(calls, device, repeats).items():
+            row = rows[name]
+            row[f"{what}_s"] = taken
+            row[f"{what}_tflops"] = products * tokens * hidden * vocab / taken / 1e12
+            row[f"{what}_of_product_ceiling"] = row[f"{what}_tflops"] / limits["product_tflops"]
+            row[f"{what}_gb_s"] = moved / taken / 1e9
+            row[f"{what}_of_copy_ceiling"] = row[f"{what}_gb_s"] / limits["copy_gb_s"]
+    eager_row = rows.get("torch eager", {})
+    for name, row in rows.items():
+        shares = {k: row[k] / eager_row[k] for k in COMPARED if k in row and eager_row.get(k, 0) > 0}
+        if shares and name != "torch eager":
+            row["beside_eager"] = shares
         print({k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()}, flush=True)
-    return rows
+    return list(rows.values())
 
 
 def main(words: list[str] | None = None) -> int:
     """Exit code 1 where k15 itself fails the gate."""
-    args = frame.arguments(__doc__.split("\n", 1)[0]).parse_args(words)
+    parser = frame.arguments(__doc__.split("\n", 1)[0])
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin no further size after so many seconds")
+    args, began = parser.parse_args(words), time.monotonic()
     device = frame.the_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     found = contenders(device)
@@ -176,7 +206,12 @@ def main(words: list[str] | None = None) -> int:
     result["absent"] = {n: f for n, f in found.items() if isinstance(f, str)}
     result["gate"] = verdicts
     repeats = 3 if device.type == "cpu" else 5 if args.quick else 10
-    result["rows"] = [row for size in sizes for row in measure(size, device, dtype, functions, repeats)]
+    result["rows"], result["sizes_left_out"] = [], []
+    for size in sizes:
+        if time.monotonic() - began > args.limit_s:
+            result["sizes_left_out"].append(size)
+        else:
+            result["rows"] += measure(size, device, dtype, functions, repeats, result["ceilings"])
     frame.save("kernel-logprob", result, device, args.out)
     return 0 if all(v["ok"] for n, v in verdicts.items() if n.startswith("k15")) else 1
 

@@ -1,9 +1,15 @@
 """`python -m benchmarks.kernels.pmd`: packed log-probs to the policy loss and its gradient, k15 beside plain PyTorch.
 
 Shapes: T packed tokens, S sequences. The bytes that must move: log-probs and references are read, the gradient is written,
-12 T in fp32; GB/s are of these, beside a copy measured in the same run. The gate is float64.
+12 T in fp32; GB/s are of these. The gate is float64.
+
+On a GPU every contender is also timed without its host, queued behind other work and as a CUDA graph, on cold data, and so
+are, in the same run and the same ways,
+    copy        one torch copy that moves 12 T bytes (6 T read, 6 T written): `of_copy` is the share of copy bandwidth
+    two copies  one that moves the forward's 8 T bytes, one that moves the backward's 4 T: `of_two_copies`
 """
 
+import json
 import sys
 from typing import Any
 
@@ -15,6 +21,8 @@ from benchmarks.kernels import frame
 
 GATE = 4.0
 TAU = 0.1
+COPIES = ("copy", "two copies")
+COLD_BYTES = 256 << 20  # the calls work on different data of so many bytes, more than any L2
 # (tokens, how the sequences' lengths are spread)
 GPU_CASES = [(n, spread) for n in (1 << 14, 1 << 17, 1 << 20) for spread in ("equal", "one giant", "lognormal")]
 CPU_CASES = [(1 << 14, "lognormal"), (1 << 20, "lognormal"), (1 << 20, "one giant")]
@@ -49,7 +57,41 @@ def run(function, data) -> tuple[Tensor, Tensor]:
     logprob = data[0].detach().requires_grad_()
     out = function(logprob, *data[1:], tau=TAU)
     loss = out[0] if isinstance(out, tuple) else out
-    return loss.detach(), torch.autograd.grad(loss, logprob)[0]
+    return loss.detach(), torch.autograd.grad(loss, logprob, torch.ones_like(loss))[0]
+
+
+def device_times(functions: dict[str, Any], data: tuple[Tensor, ...], device: torch.device) -> dict[str, dict[str, dict]]:
+    """queued | graph -> contender -> {us, of_copy, of_two_copies}, copies included."""
+    tokens = len(data[0])
+    sets = [tuple(x.clone() for x in data) for _ in range(max(2, COLD_BYTES // (12 * tokens)))]
+    one = torch.ones((), device=device)
+
+    def step(function, case) -> None:
+        logprob = case[0].detach().requires_grad_()
+        out = function(logprob, *case[1:], tau=TAU)
+        torch.autograd.grad(out[0] if isinstance(out, tuple) else out, logprob, one)
+
+    def copies(*moved: int):
+        pairs = [[torch.empty(2, b // 2, dtype=torch.uint8, device=device) for b in moved] for _ in sets]
+        return [lambda p=p: [t[0].copy_(t[1]) for t in p] for p in pairs]
+
+    calls = {"copy": copies(12 * tokens), "two copies": copies(8 * tokens, 4 * tokens)}
+    calls |= {name: [lambda f=f, c=c: step(f, c) for c in sets] for name, f in functions.items()}
+    times: dict[str, dict[str, dict]] = {}
+    for way, measure in (("queued", frame.queued_us), ("graph", frame.graph_us)):
+        times[way] = {}
+        for name, steps in calls.items():
+            try:
+                us = measure(steps, device)
+            except RuntimeError as error:
+                if not name.startswith("torch"):
+                    raise
+                times[way][name] = {"failed": str(error).split("\n", 1)[0]}  # a peer that waits for the device cannot be captured
+                continue
+            times[way][name] = {"us": us} | {
+                f"of_{c.replace(' ', '_')}": times[way].get(c, {"us": us})["us"] / us for c in COPIES
+            }
+    return times
 
 
 def main(words: list[str] | None = None) -> int:
@@ -60,7 +102,7 @@ def main(words: list[str] | None = None) -> int:
     if device.type == "cuda":
         functions["torch compile"] = compiled()
     result: dict[str, Any] = frame.where(device) | {"ceilings": frame.ceilings(device, torch.float32)}
-    rows, bad = [], False
+    rows, on_device, bad = [], [], False
     for tokens, spread in (GPU_CASES if device.type == "cuda" else CPU_CASES)[-1 if args.quick else 0 :]:
         data = problem(tokens, spread, device)
         exact = run(plain, tuple(x.double() if x.is_floating_point() else x for x in data))
@@ -75,7 +117,12 @@ def main(words: list[str] | None = None) -> int:
             bad |= name == "k15" and not row["ok"]
             rows.append(row)
             print({k: (round(v, 6) if isinstance(v, float) else v) for k, v in row.items() if k != "errors"}, flush=True)
-    frame.save("kernel-pmd", result | {"rows": rows}, device, args.out)
+        if device.type == "cuda":
+            times = device_times({n: f for n, f in functions.items() if n != "k15" or not bad}, data, device)
+            on_device.append({"tokens": tokens, "spread": spread} | times)
+            for way in times:
+                print(way, json.dumps(times[way]), flush=True)
+    frame.save("kernel-pmd", result | {"rows": rows, "on_device": on_device}, device, args.out)
     return int(bad)
 
 

@@ -67,7 +67,7 @@ class ChunkedLogprob(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden, dtype=acc)
         d_weight = torch.zeros_like(weight)
         for cols, rows, tiles in _tiles(hidden, weight, valid, acc):
-            d_rows = torch.zeros_like(rows)
+            d_rows = d_weight[cols] if weight.dtype == acc else torch.zeros_like(rows)  # added up in acc
             for part, tokens in tiles:
                 logp = _logits(tokens, rows, temperature).sub_(log_z[part, None])
                 if ge is None:
@@ -79,7 +79,8 @@ class ChunkedLogprob(torch.autograd.Function):
                 d[here, at] += g[part][here]
                 d_hidden[part].addmm_(d, rows)
                 d_rows.addmm_(d.T, tokens)
-            d_weight[cols] = d_rows
+            if weight.dtype != acc:
+                d_weight[cols] = d_rows
         if group is not None:
             dist.all_reduce(d_hidden, group=group)
         return d_hidden.to(hidden.dtype), d_weight, *[None] * 7
