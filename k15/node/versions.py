@@ -34,7 +34,8 @@ class Versions:
         self._puller = ThreadPoolExecutor(1, thread_name_prefix="versions")
 
     async def pull(self, version: int) -> dict[str, object]:
-        """Make `version` whole here: {"paths": local segment files, "bytes_pulled": from peers}, every checksum looked at.
+        """Make `version` whole here, every checksum looked at: {"paths": local segment files, "bytes_pulled": from peers,
+        "bytes_from": by peer}.
 
         Raises WeightsError when the version is not registered or no peer can give a part of it.
         """
@@ -70,7 +71,8 @@ class Versions:
                 pool.shutdown(cancel_futures=True)
                 raise
         got.sort(key=lambda g: g[0].rank)
-        return {"paths": [str(self._directory / m.file) for m, _ in got], "bytes_pulled": sum(n for _, n in got)}
+        paths = [str(self._directory / m.file) for m, _ in got]
+        return {"paths": paths, "bytes_pulled": sum(n for _, n in got), "bytes_from": dict(copier.received)}
 
     def _one(self, copier: Copier, same: list[Manifest]) -> tuple[Manifest, int]:
         """One of these twins is here and right afterwards; (which, bytes copied)."""

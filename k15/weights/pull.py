@@ -63,6 +63,7 @@ class Copier:
     ) -> None:  # fmt: skip
         self._store, self._node, self._workspace, self._choice = store, node, workspace, choice
         self._peers, self._lease, self._stop = peers, lease, stop
+        self.received: Counter[str] = Counter()  # bytes by the node that sent them
 
     def copy(self, manifest: Manifest) -> int:
         """Copy, verify and publish one segment; returns its bytes. Raises WeightsError when no holder could give it."""
@@ -76,6 +77,7 @@ class Copier:
                 with self._holder(manifest, failures, faults) as (node, record):
                     if failures[node] > 0:  # no other is left
                         self._stop.wait(BACKOFF_S * 4 ** (failures[node] - 1))
+                    wanted = sink.bytes_left
                     try:
                         self._choice.read(record, sink)
                     except TransferError as error:
@@ -83,6 +85,8 @@ class Copier:
                         failures[node] += 1
                         faults.append(f"node {node}: {error}")
                         log.warning("%s from node %s: %s (%d bytes left)", manifest.file, node, error, sink.bytes_left)
+                    finally:
+                        self.received[node] += wanted - sink.bytes_left
             publish(buffer, self._workspace.directory, manifest, verified=True)
         return manifest.nbytes
 

@@ -11,6 +11,16 @@ from k15.weights import layout, segments
 # Head size 32 is the least that vLLM's CPU attention has.
 TINY = {"vocab_size": 97, "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 4}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+_MLA = {"num_key_value_heads": 4, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
+_MLA |= {"q_lora_rank": 24, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+_MLA |= {"moe_intermediate_size": 32, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 1.5}
+_MLA |= {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+OF_FAMILY = {
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "mlp_only_layers": [1]},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": _MLA,
+    "moonlight": _MLA | {"q_lora_rank": None, "n_group": 1},  # a DeepSeek-V3 by another name
+}
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +31,12 @@ def make_model():
         from transformers import AutoConfig, AutoModelForCausalLM
 
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**TINY, **sizes}))
+        kind = "deepseek_v3" if family == "moonlight" else family
+        config = AutoConfig.for_model(kind, **{**TINY, **OF_FAMILY.get(family, {}), **sizes})
+        model = AutoModelForCausalLM.from_config(config)
+        biases = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in [*model.parameters(), *biases]:
                 parameter.normal_(0.0, 0.15)  # norms and biases too: a swapped or stale one must show
         model.save_pretrained(folder)
         return model.float().eval(), json.loads((folder / "config.json").read_text())
