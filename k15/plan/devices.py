@@ -1,6 +1,8 @@
-"""Devices and their ceilings. `memory_gb` GB (1e9), `tflops` dense bf16, `memory_gb_s` HBM, `link_gb_s` between devices of a node (one
-direction), `network_gb_s` a node's network (one direction). Sources are the vendors' data sheets; `reached` is what share of
-them well-tuned training and decoding reach, and is replaced by measured ceilings (`plan.tflops`, `plan.memory_gb_s`)."""
+"""Devices and their ceilings, from the vendors' data sheets.
+
+`memory_gb` in 1e9 bytes, `tflops` dense bf16, `memory_gb_s` of the device's memory, `link_gb_s` between devices of a node and
+`network_gb_s` of a node's network, both in one direction. Measured ceilings replace them (`plan.tflops`, `plan.memory_gb_s`).
+"""
 
 from dataclasses import dataclass
 

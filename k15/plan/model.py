@@ -1,4 +1,4 @@
-"""How many parameters a rank holds, by where they are, from a model's shape and a layout. Sizes follow Megatron's local layers."""
+"""How many parameters a rank holds, and where, from a model's shape and a layout, as Megatron splits them."""
 
 from dataclasses import dataclass
 

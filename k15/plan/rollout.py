@@ -102,7 +102,7 @@ def phase(
     events = [(0.0, i) for i in range(len(engines))]
     idle: list[int] = []
     while events:
-        now, i = heapq.heappop(events)
+        _, i = heapq.heappop(events)
         engine = engines[i]
         if engine.outages and engine.outages[0].at_s <= engine.now:
             lost_at = engine.now  # the end of the step in which it happened
