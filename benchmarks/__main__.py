@@ -8,6 +8,7 @@ CPU = {
     "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
     "reward": "verdicts/s of the mathematics reward, after a gate of right and wrong answers",
     "reward_models": "accuracy of the Classic against the Chain-of-thought reward model, trained and spot-checked here",
+    "sandbox": "starts/s of sandboxes and judgements/s of their service, beside the report's and a cold interpreter's",
     "step": "samples/s of whole RL iterations beside TRL's GRPOTrainer",
     "testgen": "generated tests of 20 contest problems: funnel, and how many wrong submissions they reject",
 }

@@ -247,7 +247,7 @@ def _wait(condition, seconds: float) -> None:
 
 
 def test_two_hundred_runs_leave_nothing(backend, host):  # noqa: F811
-    """Mixed jobs from several threads; the same with 20,000 is benchmarks/sandbox/starts.py --leftovers."""
+    """Mixed jobs from several threads; the same with 20,000 is benchmarks/sandbox/soak.py."""
     jobs = [
         Job(["sh", "-c", "echo $((6*7)) > f; cat f"]),
         Job(["sh", "-c", "sleep 60 & sleep 60 & exit 0"]),
