@@ -72,10 +72,11 @@ def side_by_side(calls: dict[str, Callable[[], object]], device: torch.device, r
     return {name: median(values) for name, values in times.items()}
 
 
-def queued_us(calls: Sequence[Callable[[], object]], device: torch.device, rounds: int = 8) -> float:
+def queued_us(calls: Sequence[Callable[[], object]], device: torch.device, rounds: int = 2) -> float:
     """Mean microseconds of a call when the device never waits for the host: all are queued behind a long product.
 
-    Give calls that work on different data, more than the L2 holds, so that each finds it cold.
+    Give calls that work on different data, more than the L2 holds, so that each finds it cold. Few rounds: the queue of a
+    device holds about a thousand launches.
     """
     hold = torch.ones(8192, 8192, device=device)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
