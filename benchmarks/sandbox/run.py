@@ -52,9 +52,9 @@ def show(started: dict, judged: dict) -> None:
             continue
         ok = row["starts_per_s_core"] >= rate and row["median_ms"] <= median
         print(
-            f"{backend}: {row['starts_per_s_core']:.0f} starts/s a core (asked {rate:.0f}, "
-            f"report {report['starts_per_s_core']}), median {row['median_ms']:.1f} ms (asked {median:.0f}, report {report['start_ms']:.0f}, cold python3 "
-            f"{cold['median_ms']:.1f}): {'reached' if ok else 'NOT reached'}"
+            f"{backend}: {row['starts_per_s_core']:.0f} starts/s a core, median {row['median_ms']:.1f} ms; asked {rate:.0f} and "
+            f"{median:.0f} ms; report {report['starts_per_s_core']} and {report['start_ms']:.0f} ms; cold python3 "
+            f"{cold['median_ms']:.1f} ms: {'reached' if ok else 'NOT reached'}"
         )
     python = judged["python"]
     print(
