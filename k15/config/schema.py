@@ -202,6 +202,15 @@ class SamplerConfig:
 
 
 @dataclass
+class OffloadConfig:
+    """What the trainer takes off its device while engines sample. On CPU, gradients only: there is nowhere else to go."""
+
+    parameters: bool = True
+    gradients: bool = True
+    optimizer: bool = True
+
+
+@dataclass
 class ParallelConfig:
     """Trainer layout over all nodes. Data parallel size = ranks / (tensor * pipeline * context)."""
 
@@ -213,6 +222,7 @@ class ParallelConfig:
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     recompute: bool = False
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
 
 
 @dataclass

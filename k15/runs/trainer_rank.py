@@ -28,6 +28,7 @@ from k15.config.trainer import trainer_settings
 from k15.log import get_logger
 from k15.node.rendezvous import Rendezvous
 from k15.train.device import init_distributed, pick_device
+from k15.train.offload import used_bytes
 from k15.train.preference import Preference, PreferenceTrainer
 from k15.train.trainer import Trainer
 from k15.weights.buffers import Workspace
@@ -143,8 +144,11 @@ class Rank:
     def load(self, folder: str) -> None:
         self.trainer.load(Path(folder))
 
-    def offload(self) -> None:
-        self.trainer.offload()
+    def offload(self) -> dict[str, float]:
+        """Bytes of tensors freed on rank 0, and by how much its used memory fell."""
+        before = used_bytes(self.trainer.device)
+        freed = self.trainer.offload()
+        return {"offload_bytes": float(freed), "offload_measured_bytes": float(before - used_bytes(self.trainer.device))}
 
     def onload(self) -> None:
         self.trainer.onload()

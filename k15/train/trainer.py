@@ -367,18 +367,20 @@ class Trainer:
         }
 
     def offload(self) -> int:
-        """Free the device memory of parameters, gradients and optimizer state; the bytes freed on this rank.
+        """Free the device memory of what `parallel.offload` names; the bytes freed on this rank.
 
         On CPU there is nowhere else to go: only the gradient buffers are dropped.
         """
         self._check_on_device()
+        wanted, on_cpu = self.parallel.offload, self.device.type == "cpu"
+        parameters = [t for _, t in self.named_parameters_local()]
+        keep = [] if on_cpu or not wanted.parameters else list(parameters)
+        keep += [] if on_cpu or not wanted.optimizer else self.optimizer.tensors()
+        stay = [] if wanted.parameters else parameters  # fp32 masters may be views of them
         buffers = [*self.ddp.buffers, *self.ddp.expert_parallel_buffers]
-        drop = [b.grad_data for b in buffers]
-        keep = [] if self.device.type == "cpu" else [t for _, t in self.named_parameters_local()] + self.optimizer.tensors()
+        drop = [b.grad_data for b in buffers] if wanted.gradients else []
         self.optimizer.zero_grad()
-        self._offloaded = Offloaded(keep, drop)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._offloaded = Offloaded(keep, drop, stay)
         return self._offloaded.freed_bytes
 
     def onload(self) -> None:
