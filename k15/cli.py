@@ -33,6 +33,7 @@ USAGE = """usage: k15 COMMAND [words]
   rl       train by reinforcement learning          k15 rl algo.tau=0.1
            (--multirun sweeps, --cfg job shows all settings)
   sft      supervised fine-tuning, in two stages    k15 sft model.path=DIR 'data.paths=[train.jsonl]'
+  shortest  shortest right answers, and pairs       k15 shortest model.path=DIR data=jsonl data.path=FILE
   dpo      learn to prefer short right answers      k15 dpo model.path=DIR 'data.paths=[pairs.jsonl]'
   merge    average of models' weights               k15 merge DIR DIR --out DIR
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]

@@ -9,11 +9,13 @@ from k15.config.dpo import DpoConfig
 from k15.config.eval import EvaluationConfig
 from k15.config.schema import RunConfig
 from k15.config.sft import SftConfig
+from k15.config.shortest import ShortestConfig
 
 COMMANDS: dict[str, type] = {
     "rl": RunConfig,
     "sft": SftConfig,
     "dpo": DpoConfig,
+    "shortest": ShortestConfig,
     "curate": CurateConfig,
     "eval": EvaluationConfig,
 }

@@ -81,10 +81,34 @@ def test_preferences_are_learned_from_pairs(tuned, tmp_path):
     run = tmp_path / "dpo"
     words = ["dpo", f"model.path={tuned / 'hf'}", "model.dtype=float32", "model.chat=false", "model.max_context_tokens=192",
              f"data.paths=[{pairs}]", "data.eval_fraction=0.2", "stage.context_tokens=1024", "stage.batch_tokens=800",
-             "stage.lr=1e-3", "stage.final_lr=1e-4", "log.tensorboard=false"]  # fmt: skip
+             "stage.lr=1e-3", "stage.final_lr=1e-4", "log.tensorboard=false",
+             "parallel.ranks_per_node=2", "parallel.tensor=2"]  # fmt: skip
     finish(start(run, *words), run)
     metrics = read_metrics(run / "metrics.jsonl")
     first, last = metrics[0], metrics[-1]
     assert first["eval_loss"] == pytest.approx(0.6931, abs=1e-3)  # at the reference nothing is preferred yet
+    assert metrics[1]["loss"] == pytest.approx(0.6931, abs=1e-3)  # tensor-parallel ranks count once
     assert last["eval_loss"] < 0.4 and last["eval_preferred"] > 0.9 and last["eval_margin"] > 0.5
     assert len(list(run.glob("reference-*.npy"))) == 1 and (run / "hf" / "config.json").is_file()
+
+
+@pytest.mark.vllm
+def test_shortest_answers_are_sampled_judged_and_kept(tuned, tmp_path):
+    """On a real engine; the second run has nothing to ask and writes the same files."""
+    run = tmp_path / "shortest"
+    words = ["shortest", "experiment=shortest_tiny", f"model.path={tuned / 'hf'}", "data.train_size=40", "chunk_prompts=16",
+             "samples=8", "rollout.max_response_tokens=24"]  # fmt: skip
+    finish(start(run, *words), run)
+    files = {name: (run / name).read_bytes() for name in ("shortest.jsonl", "pairs.jsonl", "summary.json")}
+    summary = json.loads(files["summary.json"])
+    assert (summary["prompts"], summary["answers"]) == (40, 320) and 0 < summary["length_mean"] <= 24
+    best = [json.loads(line) for line in files["shortest.jsonl"].splitlines()]
+    assert summary["accuracy"] > 0 and len(best) == summary["shortest"] > 0
+    answers = {p.text: p.answer for p in load_datasets(DataConfig(train_size=40), 0)[0]}
+    assert all(row["response"].endswith(f"#{answers[row['prompt']]}") for row in best)
+    for name in files:
+        (run / name).unlink()
+    for log in run.glob("engine-*.log"):
+        log.unlink()
+    finish(start(run, *words), run)
+    assert files == {name: (run / name).read_bytes() for name in files} and not list(run.glob("engine-*.log"))

@@ -1,0 +1,45 @@
+"""Shortest correct answers and preference pairs: properties over any group, and the rule's edges."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k15.errors import ConfigError
+from k15.long2short.answers import Answer, Answered
+from k15.long2short.pairs import preference_pairs
+from k15.long2short.shortest import shortest_correct
+
+ANSWERS = st.builds(Answer, st.text("ab", min_size=1, max_size=3), st.integers(1, 40), st.booleans(), st.booleans())
+GROUPS = st.lists(ANSWERS, max_size=10).map(lambda a: Answered("p", tuple(a)))
+
+
+@given(GROUPS, st.floats(1.01, 4))
+def test_pairs_are_exactly_what_the_rule_says(group, ratio):
+    assert Answered.from_json(group.to_json()) == group
+    chosen = shortest_correct(group)
+    usable = [a for a in group.answers if a.correct and a.whole]
+    assert (chosen is None) == (not usable)
+    pairs = preference_pairs(group, ratio)
+    if chosen is None:
+        assert pairs == []
+        return
+    assert chosen.length == min(a.length for a in usable)
+    rejected = [r for _, r in pairs]
+    assert all(c == chosen for c, _ in pairs) and len({r.text for r in rejected}) == len(rejected)
+    for answer in group.answers:
+        worse = (not answer.correct and answer.length > chosen.length) or (
+            answer.correct and answer.length >= ratio * chosen.length
+        )
+        expected = worse and answer.text != chosen.text
+        assert not expected or answer.text in {r.text for r in rejected}
+        assert expected or answer not in rejected
+
+
+def test_the_edges_of_the_rule():
+    right = [Answer("#4", 10, True), Answer("1+3=4#4", 15, True), Answer("longer #4", 14, True)]
+    wrong = [Answer("#5", 11, False), Answer("#6", 10, False), Answer("cut", 96, False, whole=False)]
+    pairs = preference_pairs(Answered("2+2=", (*right, *wrong)))
+    assert [(c.text, r.text) for c, r in pairs] == [("#4", "1+3=4#4"), ("#4", "#5"), ("#4", "cut")]
+    assert shortest_correct(Answered("p", (Answer("cut off but right", 3, True, whole=False),))) is None
+    with pytest.raises(ConfigError, match="above 1"):
+        preference_pairs(Answered("p", ()), 1.0)
