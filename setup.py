@@ -28,6 +28,7 @@ MOONCAKE = "mooncake-transfer-engine-non-cuda==0.3.13.post1"  # weights over RDM
 SANDBOX = ["prometheus-client>=0.20"]
 TESTGEN = ["cyaron==0.7.0"]  # LGPL; runs inside the sandbox only
 CURATE = ["datasketch>=1.6", "pyarrow>=15", "datasets>=2.19"]
+LM_EVAL = "lm-eval==0.4.13"  # k15 eval tasks=lm_eval:TASK
 TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers==5.19.0", "mpi4py==4.1.2"]
 KERNELS = [f"k15.kernels{'.' + p if p else ''}" for p in ["", *find_packages("kernels")]]
 CONF = [f"k15.conf{'.' + p if p else ''}" for p in ["", *find_packages("conf")]]
@@ -80,7 +81,16 @@ setup(
         "sandbox": SANDBOX,
         "curate": CURATE,
         "testgen": [*SANDBOX, *TESTGEN],
-        "dev": ["pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "trl==1.16.0"],
+        "eval": [LM_EVAL],
+        "dev": [
+            "pytest>=8",
+            "pytest-asyncio>=0.24",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "trl==1.16.0",
+            LM_EVAL,
+        ],
     },
     entry_points={"console_scripts": ["k15=k15.cli:main"]},
 )

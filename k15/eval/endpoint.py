@@ -76,6 +76,8 @@ class Endpoint:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineUnavailable(f"{address}: {type(error).__name__}: {error}") from error
         if status != 200:
+            if status in (401, 403):
+                raise EngineError(f"{address}: the key of engine.key_env is refused: {raw[:300].decode(errors='replace')}")
             kind = EngineUnavailable if status in (408, 429) or status >= 500 else EngineError
             raise kind(f"{address}: status {status}: {raw[:300].decode(errors='replace')}")
         return raw

@@ -69,11 +69,19 @@ def response_and_answer(prompt: Prompt, response: str) -> tuple[str, str]:
     block = last_block(response)
     if block is None and "```" in response:
         return response, prompt.answer  # an open fence: cut off, no program
-    if block is not None and re.search(rf"\b{re.escape(str(prompt.meta['function']))}\s*\(", block.source):
+    if block is not None and _declares(block.source, str(prompt.meta["function"])):
         source, answer["harness"] = _whole(block, code, language, str(answer["harness"]))
     else:
         source = code + _cut(block.source if block is not None else response, prompt.meta["stop"])  # type: ignore[arg-type]
     return f"```{language}\n{source}\n```", json.dumps(answer)
+
+
+def _declares(source: str, name: str) -> bool:
+    """Whether a line declares the function: a word before its name, `name = (`, or Bash's `name()`. A call does not."""
+    typed = rf"^\s*(?!return\b|else\b|throw\b|yield\b|await\b|new\b)[\w<>\[\]:,&*? .]*[\w>\]&*]\s+[&*]*{name}\s*\("
+    return (
+        re.search(rf"{typed}|\b{name}\s*=\s*(?:async\s*)?(?:\(|function\b)|^\s*{name}\s*\(\)", source, re.MULTILINE) is not None
+    )
 
 
 def _whole(block: Fence, code: str, language: str, tests: str) -> tuple[str, str]:

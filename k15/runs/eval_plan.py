@@ -67,7 +67,9 @@ def _samples(cfg: EvaluationConfig, task: Task) -> int:
 
 
 def model_name(cfg: EvaluationConfig) -> str:
-    """As it is printed."""
+    """As it is printed. An export of a watched run is named by the run and its iteration: the held copy goes."""
+    if cfg.watch is not None:
+        return f"{cfg.watch} at {Path(str(cfg.run_dir)).name}"
     return str(cfg.model.path) if cfg.engine.url is None else f"{cfg.engine.model} at {cfg.engine.url}"
 
 
@@ -82,7 +84,7 @@ def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
         )
     before = from_yaml(path.read_text(), EvaluationConfig)
     return replace(
-        before, score_only=True, dry_run=cfg.dry_run, run_dir=cfg.run_dir, tasks=cfg.tasks if cfg.tasks else before.tasks,
+        before, score_only=True, watch=None, dry_run=cfg.dry_run, run_dir=cfg.run_dir, tasks=cfg.tasks if cfg.tasks else before.tasks,
         data_dir=cfg.data_dir if cfg.data_dir is not None else before.data_dir, template=cfg.template, pass_at=cfg.pass_at,
         ratings=cfg.ratings, workers=cfg.workers, sandbox=cfg.sandbox, cluster=cfg.cluster,
     )  # fmt: skip

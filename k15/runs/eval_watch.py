@@ -40,7 +40,7 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
         if held is not None:
             iteration, model = held
             log.info("iteration %d of %s is evaluated", iteration, watched)
-            own = replace(cfg, watch=None, run_dir=str(model.parent), model=replace(cfg.model, path=str(model)))
+            own = replace(cfg, run_dir=str(model.parent), model=replace(cfg.model, path=str(model)))
             evaluate(own, model.parent, found)
             shutil.rmtree(model)
             print(append(run_dir))

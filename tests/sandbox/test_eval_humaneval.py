@@ -33,6 +33,8 @@ def test_bodies_are_judged_in_both_forms(backend, language):  # noqa: F811
             code = str(prompts[number].meta["code"])
             whole = f"Here it is.\n```{language}\n{code}{body}{CLOSING.get(language, '')}```\nThat is all."
             for form, response in (("bare", body), ("whole", whole), ("body in a fence", f"```\n{body}```")):
+                if not good and form != "whole":
+                    continue
                 text, answer = response_and_answer(prompts[number], response)
                 asked[f"{kind} {number} {form}"] = submission(answer, last_block(text))
                 right[f"{kind} {number} {form}"] = good

@@ -1,0 +1,126 @@
+"""`k15 eval engine.url=...` against a local OpenAI-compatible server: its key, its limits, a stop in the middle, and the rest."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from knowing import write_data
+
+from k15 import cli
+from k15.eval.results import read_results
+
+KEY = "a-key-for-tests"
+
+
+def k15(words: list[str]) -> int:
+    """The exit code."""
+    try:
+        return cli.main(words)
+    except SystemExit as end:
+        return int(end.code)
+
+
+class Server:
+    """Answers chat requests with the right number; fails the first request, and holds requests back beyond `let`."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.at_once = self.most_at_once = 0
+        self.let = 10
+        self.held = threading.Event()
+        self.port = 0
+
+    async def chat(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return web.json_response({"error": "key"}, status=401)
+        body = await request.json()
+        self.asked.append(body)
+        if len(self.asked) == 1:
+            return web.Response(status=503)  # once: asked again
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        while len(self.asked) > self.let:
+            self.held.set()
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.005)
+        self.at_once -= 1
+        text = f"Let me see. \\boxed{{{body['seed']}}}"
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 7}})
+
+    async def serve(self, ready: threading.Event) -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.chat)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        ready.set()
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server, ready = Server(), threading.Event()
+    threading.Thread(target=lambda: asyncio.run(server.serve(ready)), daemon=True).start()
+    assert ready.wait(10)
+    yield server
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(server: Server, tmp_path: Path, monkeypatch, capsys) -> None:
+    write_data(tmp_path / "data")
+    monkeypatch.setenv("THE_KEY", KEY)
+    words = [
+        f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}", "tasks=gsm8k", f"engine.url=http://127.0.0.1:{server.port}/v1",
+        "engine.model=other", "engine.key_env=THE_KEY", "engine.concurrency=3", "sampling.samples=4", "sampling.temperature=0.7",
+    ]  # fmt: skip
+    first = subprocess.Popen([sys.executable, "-P", "-m", "k15", "eval", *words], env=dict(os.environ), stderr=subprocess.PIPE)
+    assert server.held.wait(120)
+    while server.at_once < 3 and first.poll() is None:  # as many as engine.concurrency, never more
+        time.sleep(0.02)
+    time.sleep(0.2)
+    first.send_signal(signal.SIGUSR1)  # Slurm's, before the time limit
+    assert first.wait(60) == 85, first.stderr.read()
+    path = tmp_path / "run" / "responses" / "gsm8k.jsonl"
+    kept = path.read_text()
+    assert 5 <= kept.count("\n") <= 9 and server.most_at_once == 3
+
+    server.let = 10**6
+    assert k15(["eval", *words, "sampling.top_p=0.5"]) == 2
+    assert "top_p was 1.0, now 0.5" in capsys.readouterr().err
+    asked = len(server.asked)
+    assert k15(["eval", *words]) == 0
+    assert len(server.asked) - asked == 16 * 4 - kept.count("\n") and path.read_text().startswith(kept)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({(r["id"], r["index"]) for r in rows}) == 64 and len({r["text"] for r in rows}) == 64  # a seed an answer
+    body = server.asked[-1]
+    assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("other", 0.7, 1.0, 4096)
+    (found,) = [r for r in read_results(tmp_path / "run")["results"] if r["metric"] == "maj@4"]
+    assert found["samples"] == 4 and found["chat"] is True and found["mean_tokens"] == 7.0 and "other at http" in found["model"]
+    asked = len(server.asked)
+    assert k15(["eval", *words]) == 0 and len(server.asked) == asked
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_refusal_ends_the_run_and_says_why(server: Server, tmp_path: Path, monkeypatch, capsys) -> None:
+    write_data(tmp_path / "data")
+    monkeypatch.setenv("WRONG", "not-it")
+    words = [
+        f"run_dir={tmp_path / 'run'}",
+        f"data_dir={tmp_path / 'data'}",
+        "tasks=gsm8k",
+        "engine.model=m",
+        "engine.key_env=WRONG",
+    ]
+    assert k15(["eval", *words, f"engine.url=http://127.0.0.1:{server.port}/v1"]) == 2
+    assert "the key of engine.key_env is refused" in capsys.readouterr().err
