@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from k15.config.dpo import DpoConfig, check_dpo
 from k15.runs.entry import enter
-from k15.runs.fit import dpo_rows
-from k15.runs.fit_command import preflight_fit, run_fit
+from k15.runs.fit_command import dpo_rows, preflight_fit, run_fit
 from k15.runs.job import Job
 
 __all__ = ["main", "preflight", "run"]

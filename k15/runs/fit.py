@@ -17,16 +17,16 @@ from k15.config.schema import WarmupConfig
 from k15.config.sft import SftConfig
 from k15.data.arithmetic import warmup_examples
 from k15.data.chat import answer
-from k15.data.examples import Examples, held_out, read_examples, read_pairs
+from k15.data.examples import Examples, held_out
 from k15.data.mixture import Schedule, Step, even_cuts
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError, TrainerError
 from k15.log import get_logger
+from k15.runs.fit_command import dpo_rows, sft_rows
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
 log = get_logger("fit")
-CHECKED_ROWS = 200  # of each file before the job is submitted
 
 
 class Task(ABC):
@@ -167,16 +167,6 @@ class DpoTask(Task):
         reference = self.reference[len(self.examples) :].tolist()
         found = await trainer.call("preference_loss", samples=self.validation, reference=reference, preference=self.preference)
         return {f"eval_{name}": value for name, value in found.items()} | {"eval_n": len(self.validation) // 2}
-
-
-def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[Sample]:
-    """The samples of one file."""
-    return read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
-
-
-def dpo_rows(cfg: DpoConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[tuple[Sample, Sample]]:
-    """The pairs of one file."""
-    return read_pairs(path, tokenizer, on_bad_row=cfg.data.on_bad_row, limit=limit)
 
 
 TASKS: dict[str, Callable[..., Task]] = {"sft": SftTask, "dpo": DpoTask}

@@ -2,18 +2,20 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from k15.config.dpo import DpoConfig
 from k15.config.sft import SftConfig
+from k15.data.examples import read_examples, read_pairs
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.node.rendezvous import JobIdentity
 from k15.runs.job import Job, run_folder
 from k15.runs.prepare import model_folder
 from k15.runs.state import Checkpoints, FitState
 from k15.train.shape import check_layout, read_shape
+from k15.types import Sample
 
 CHECKED_ROWS = 200  # of each file, before anything is started
 
@@ -53,3 +55,13 @@ def finished(run_dir: Path, cfg: SftConfig | DpoConfig) -> bool:
     found = Checkpoints(run_dir, cfg.save.keep, FitState).latest()
     done = found is not None and found[1].iteration == found[1].iterations
     return done and (not cfg.save.export_hf or (run_dir / "hf" / "config.json").is_file())
+
+
+def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[Sample]:
+    """The samples of one file."""
+    return read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
+
+
+def dpo_rows(cfg: DpoConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[tuple[Sample, Sample]]:
+    """The pairs of one file."""
+    return read_pairs(path, tokenizer, on_bad_row=cfg.data.on_bad_row, limit=limit)

@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from k15.config.sft import SftConfig, check_sft
 from k15.runs.entry import enter
-from k15.runs.fit import sft_rows
-from k15.runs.fit_command import preflight_fit, run_fit
+from k15.runs.fit_command import preflight_fit, run_fit, sft_rows
 from k15.runs.job import Job
 
 __all__ = ["main", "preflight", "run"]

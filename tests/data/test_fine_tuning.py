@@ -78,7 +78,8 @@ def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
     good = [{"prompt": "1+1=", "response": "2"}, {"messages": TURNS}]
     bad = ["{", "[1]", json.dumps({"prompt": "x"}),
            json.dumps({"messages": TURNS[:2]}), json.dumps({"messages": "x"}),
-           json.dumps({"messages": [{"role": "human", "content": "x"}]}), json.dumps({"prompt": " ", "response": "x"})]  # fmt: skip
+           json.dumps({"messages": [{"role": "human", "content": "x"}]}),
+           json.dumps({"prompt": " ", "response": "x"})]  # fmt: skip
     path.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1])]))
     assert len(list(read_examples(path, tok, on_bad_row="skip"))) == 2
     with pytest.raises(DataError, match=r"rows.jsonl:2: not JSON.*on_bad_row=skip"):
