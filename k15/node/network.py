@@ -10,14 +10,16 @@ import psutil
 from k15.errors import ClusterError
 
 
-def node_address(node_count: int) -> str:
-    """The IPv4 address that peers use for this node. One node: loopback, so that nothing is open to the network.
+def node_address(node_count: int, *, joinable: bool = False) -> str:
+    """The IPv4 address that peers use for this node. One node that none can join: loopback, so that nothing is open to the
+    network.
 
-    Order: `K15_HOST_ADDRESS`, Slurm's NodeAddr, the resolved hostname, the first address that is not loopback.
+    K15_HOST_ADDRESS wins; then Slurm's address of the node; then what the host name resolves to; then the first interface.
+    Raises ClusterError where several nodes have only loopback addresses.
     """
     if given := os.environ.get("K15_HOST_ADDRESS"):
         return given
-    if node_count == 1:
+    if node_count == 1 and not joinable:
         return "127.0.0.1"
     for name in (_slurm_node_addr(), socket.gethostname()):
         address = _resolve(name)
@@ -27,6 +29,8 @@ def node_address(node_count: int) -> str:
         for a in addresses:
             if a.family == socket.AF_INET and not a.address.startswith("127."):
                 return a.address
+    if node_count == 1:
+        return "127.0.0.1"
     raise ClusterError(
         f"node {socket.gethostname()} has only loopback addresses, but the job has {node_count} nodes. "
         "Set K15_HOST_ADDRESS on each node to an address that the others reach."

@@ -47,6 +47,19 @@ class JobIdentity:
             restart=int(env.get("SLURM_RESTART_COUNT", "0")),
         )
 
+    @staticmethod
+    def of_visitor() -> "JobIdentity":
+        """Of a node that joins another job for rollout only: its own job id makes its rank, which no other node of that job
+        has. Raises ClusterError outside Slurm."""
+        own = JobIdentity.from_environment()
+        if "SLURM_JOB_ID" not in os.environ:
+            raise ClusterError("only a Slurm job can join a run; submit one with `k15 scale RUN_DIR +1`.")
+        return JobIdentity(own.job, 1000 * int(os.environ["SLURM_JOB_ID"]) + own.node_rank, own.node_count, own.restart)
+
+    @property
+    def in_slurm(self) -> bool:
+        return not self.job.startswith("local-")
+
     def path(self, run_dir: Path) -> Path:
         return run_dir / f".job-{self.job}-{self.restart}.json"
 

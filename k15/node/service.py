@@ -2,6 +2,7 @@
 
 head: etcd -> rendezvous file -> agent -> controller -> wait -> shutdown of all agents -> etcd ends
 else: rendezvous file -> agent -> wait for shutdown, a signal, or the loss of the metadata server
+visitor (`k15 scale`): the running job's rendezvous file -> wait until it trains -> agent, for rollout only; USR1: ask to leave
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from k15.weights.owner import Claim, claim, job_directory, remove_stale
 from k15.weights.store import Held, Store
 
 log = get_logger("node")
-LEASE_S = 15
+LEASE_S = 30  # a link that is down for 10 s must not end a node
 CONTROLLER = "controller"
 
 
@@ -35,9 +36,13 @@ class Node:
 
     def __init__(
         self, identity: JobIdentity, run_dir: Path, device: str, *, controller: str = "k15.runs.controller", command: str = "rl",
-        weights: WeightsConfig | None = None,
+        weights: WeightsConfig | None = None, joins: Path | None = None,
     ) -> None:  # fmt: skip
-        """`controller`: the module that the head node runs for `command`; trainer ranks read that command's config."""
+        """`controller`: the module that the head node runs for `command`; trainer ranks read that command's config.
+
+        `joins`: the rendezvous file of a running job that this node joins for rollout only.
+        """
+        self.joins = joins
         self.weights = weights if weights is not None else WeightsConfig()
         self.identity = identity
         self.controller = controller
@@ -45,7 +50,7 @@ class Node:
         self.run_dir = run_dir
         self.device = device
         self.head = identity.node_rank == 0
-        self.address = node_address(identity.node_count)
+        self.address = node_address(identity.node_count, joinable=identity.in_slurm)
         self.segments = job_directory(f"{identity.job}-{identity.node_rank}")
         self.stopping = asyncio.Event()
         self.exit_code = 0
@@ -53,6 +58,8 @@ class Node:
         self._claim: Claim | None = None
         self._controller: asyncio.subprocess.Process | None = None
         self._rendezvous_path: Path | None = None
+        self._leave: asyncio.Task | None = None
+        self._store: Store | None = None
 
     async def run(self) -> int:
         """Returns the exit code of the task: the controller's on the head node, 0 elsewhere unless something was lost."""
@@ -69,6 +76,9 @@ class Node:
         try:
             rendezvous = await self._meet()
             store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
+            self._store = store
+            if self.joins is not None and not await self._until_it_trains(store):
+                return self.exit_code
             async with aiohttp.ClientSession() as session:
                 agent = self._agent(rendezvous, store)
                 await self._serve(agent, rendezvous, store, session)
@@ -77,12 +87,22 @@ class Node:
         return self.exit_code
 
     async def _meet(self) -> Rendezvous:
+        if self.joins is not None:
+            return Rendezvous(**json.loads(self.joins.read_text()))
         if not self.head:
             return await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
         self._etcd = start_etcd(self.segments / "etcd", self.address)  # on the main thread: it dies with that thread
         rendezvous = Rendezvous(self.identity.job, secrets.token_hex(24), self._etcd.endpoint, self._etcd.password, self.address)
         self._rendezvous_path = publish(self.identity, self.run_dir, rendezvous)
         return rendezvous
+
+    async def _until_it_trains(self, store: Store) -> bool:
+        """Wait for the job's trainer, which counts the nodes before it starts; false where this node is to end first."""
+        while not self.stopping.is_set():
+            if await asyncio.to_thread(store.prefix, "trainer/"):
+                return True
+            await asyncio.sleep(1.0)
+        return False
 
     def _log_dir(self) -> Path:
         name = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
@@ -104,7 +124,8 @@ class Node:
     async def _serve(self, agent: Agent, rendezvous: Rendezvous, store: Store, session: aiohttp.ClientSession) -> None:
         url = await agent.start()
         try:
-            record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address})
+            role = "train" if self.joins is None else "rollout"
+            record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address, "role": role})
             held = await asyncio.to_thread(store.hold, f"agents/{self.identity.node_rank}", record, LEASE_S)
             log.info("agent of node %d of %d at %s", self.identity.node_rank, self.identity.node_count, url)
             waits = [
@@ -169,10 +190,22 @@ class Node:
 
     def _save_and_stop(self) -> None:
         """Slurm's signal before the time limit: the controller saves and ends with the requeue code."""
+        if self.joins is not None:
+            log.info("asking the controller to let this node go")
+            self._leave = asyncio.get_running_loop().create_task(self._ask_to_leave())
         process = self._controller
         if process is not None and process.returncode is None:
             log.info("signal before the time limit: asking the controller to save")
             process.send_signal(signal.SIGUSR1)
+
+    async def _ask_to_leave(self) -> None:
+        """The controller drains this node's engines, then shuts it down."""
+        try:
+            assert self._store is not None
+            await asyncio.to_thread(self._store.put, f"leaving/{self.identity.node_rank}", b"1")
+        except ClusterError as error:
+            log.warning("%s; this node ends now", error)
+            self.stopping.set()
 
     def _clean(self) -> None:
         if self._etcd is not None:

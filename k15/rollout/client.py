@@ -62,6 +62,11 @@ class EngineClient:
         """Another server takes the place of this one."""
         self.base_url, self._proven = base_url.rstrip("/"), False
 
+    @property
+    def expected(self) -> int | None:
+        """The weight version that is demanded of every answer."""
+        return self._expected
+
     def expect(self, version: int | None) -> None:
         """Demand a weight version of every answer; None: take any."""
         self._expected, self._proven = version, False

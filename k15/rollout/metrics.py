@@ -20,6 +20,7 @@ class PhaseMetrics:
     kept_tokens: int = 0  # that had arrived when their request broke off; part of `tokens`
     retries: int = 0  # requests sent again
     engine_failures: int = 0
+    tokens_by_engine: Counter[str] = field(default_factory=Counter)  # by its base URL
     _start: float = field(default_factory=time.monotonic, repr=False)
     _done_at: list[float] = field(default_factory=list, repr=False)
 

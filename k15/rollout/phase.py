@@ -53,12 +53,13 @@ class Plan:
 class Lane:
     """An engine and its load. `epoch` counts its failures in this phase, so that one failure that breaks many
     requests is handled once; `failures` counts those since its last success. `leaving`: it gets no more requests, and
-    what it gives back unfinished goes on elsewhere."""
+    what it gives back unfinished goes on elsewhere. `gone`: it could not be brought up again."""
 
     client: EngineClient
     running: int = 0
     up: bool = True
     leaving: bool = False
+    gone: bool = False
     epoch: int = 0
     failures: int = 0
 
@@ -110,16 +111,16 @@ class Phase:
                 self._fill()
                 if self._error is not None:
                     raise self._error
+                if not self._tasks and not self._pending:
+                    return self.results  # an engine that is still being healed is not waited for
                 if not self._tasks and not self._recovering:
-                    if not self._pending:
-                        return self.results
                     why = f"; {self._last_failure}" if self._last_failure is not None else ""
                     raise EngineError(f"no engine is left for {len(self._pending)} rollouts{why}")
                 await self._wake.wait()
                 self._wake.clear()
         finally:
             self.metrics.close()
-            await self._cancel(self._tasks | self._recovering)
+            await self._cancel(self._tasks)
             self._ended.set()
 
     async def stop(self, grace_s: float) -> None:
@@ -177,6 +178,8 @@ class Phase:
             group.discard(task)
             if not task.cancelled() and task.exception() is not None and self._error is None:
                 self._error = task.exception()
+                if self._ended.is_set():
+                    log.error("an engine could not be healed: %s", self._error)  # whoever asks it next meets the error
             self._wake.set()
 
         task.add_done_callback(finished)
@@ -198,6 +201,7 @@ class Phase:
                 request_id=f"{derive_seed(seed, job.position, job.attempts):016x}",
             )
         except EngineUnavailable as error:
+            self._count(lane, error.partial)
             done = error.partial is not None and self._keep(job, error.partial, allowed)
             self._failed(lane, epoch, job, error, done=done)
             return
@@ -205,10 +209,14 @@ class Phase:
             lane.running -= 1
         if lane.epoch == epoch:
             lane.failures = 0
-        if got.finish == "abort" and lane.leaving and not self._stopping:
-            self._keep(job, got, allowed) or self._pending.appendleft(job)
-        else:
+        self._count(lane, got)
+        if got.finish != "abort" or self._stopping or not lane.leaving:
             self._accept(job, got, allowed)
+        elif not self._keep(job, got, allowed):
+            self._pending.appendleft(job)
+
+    def _count(self, lane: Lane, got: Generation | None) -> None:
+        self.metrics.tokens_by_engine[lane.client.base_url] += len(got.tokens) if got is not None else 0
 
     def _keep(self, job: _Job, got: Generation, allowed: int) -> bool:
         """Takes what came of a request that broke off; whether the rollout needs no more in this phase."""
@@ -288,6 +296,7 @@ class Phase:
         if client is None:
             log.error("going on without %r: %s", lane.client, error)
             self.lanes.remove(lane)
+            lane.gone = True
             return
         lane.client, lane.up = client, not lane.leaving
 

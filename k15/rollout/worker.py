@@ -16,7 +16,8 @@ class RolloutWorker:
     """Samples on all `clients`. `seed` is the run's; `max_context_tokens` is the engines' context length.
 
     `on_engine_failure(client, error)` is awaited once for each failure of an engine and returns the client to go on
-    with, or None to go on without; left out, the worker waits for the engine's /health. `metrics` is the last
+    with, or None to go on without; left out, the worker waits for the engine's /health. A phase that needs the engine no
+    more ends before the callback does. `metrics` is the last
     phase's. One phase at a time.
     """
 
@@ -38,8 +39,9 @@ class RolloutWorker:
         self._phase: Phase | None = None
 
     def add(self, client: EngineClient) -> None:
-        """One more engine, from the next phase on."""
-        self._lanes.append(Lane(client))
+        """One more engine, from the next phase on. Does nothing for one that is known."""
+        if client not in self.clients:
+            self._lanes.append(Lane(client))
 
     async def drain(self, client: EngineClient) -> None:
         """One engine less: it gets no more requests, and what it has begun goes on elsewhere. Returns when it is idle.
@@ -52,7 +54,7 @@ class RolloutWorker:
     @property
     def clients(self) -> list[EngineClient]:
         """The engines that are left, as the failure callback may have replaced them."""
-        return [lane.client for lane in self._lanes]
+        return [lane.client for lane in self._lanes if not lane.gone]
 
     async def run(self, groups: Sequence[Group], version: int, on_progress: OnProgress | None = None) -> list[Group]:
         """Starts or continues every unfinished rollout of `groups` by at most `cfg.budget_tokens` tokens.
@@ -69,6 +71,7 @@ class RolloutWorker:
         todo = [r for g in groups for r in g.rollouts if due(r)]
         keys = [(r.prompt_id, r.index) for g in groups for r in g.rollouts]
         assert len(set(keys)) == len(keys), "a rollout is in the phase twice"
+        assert all(c.expected in (None, version) for c in self.clients), "engines are to hold another version than the phase's"
         plan = self._plan(self.cfg.temperature, self.cfg.top_p, self.cfg.budget_tokens, self.cfg.max_response_tokens)
         done = iter(await self._run(todo, plan, version, self.seed, on_progress))
         extended = [Group(g.prompt, tuple(next(done) if due(r) else r for r in g.rollouts)) for g in groups]
@@ -113,9 +116,10 @@ class RolloutWorker:
     ) -> list[Rollout]:
         assert self._phase is None, "a phase is already running"
         check_plan(plan, todo, self.max_context_tokens)
+        left = [lane for lane in self._lanes if not lane.gone]
+        self._lanes = left if left else self._lanes  # those that were given up are tried again rather than none
         for lane in self._lanes:
-            lane.running, lane.up, lane.failures = 0, True, 0
-        started = list(self._lanes)
+            lane.running, lane.up, lane.failures, lane.gone = 0, True, 0, False
         phase = Phase(
             self._lanes,
             todo,
@@ -130,5 +134,3 @@ class RolloutWorker:
             return await phase.run()
         finally:
             self._phase = None
-            left = [lane for lane in self._lanes if lane in phase.lanes or lane not in started]
-            self._lanes = left if left else self._lanes  # those that were given up are tried again rather than none

@@ -70,6 +70,7 @@ def phase_metrics(phase: PhaseMetrics) -> dict[str, float]:
         "repetition_tokens_dropped": float(phase.dropped_tokens),
         "rollout_retries": float(phase.retries), "engine_failures": float(phase.engine_failures),
         "rollout_tokens_kept": float(phase.kept_tokens),
+        "rollout_engines": float(sum(n > 0 for n in phase.tokens_by_engine.values())),
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ async def main(run_dir: Path) -> None:
             await fleet.start()
             await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, token)
             ask = engines_opener(
-                cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all], token,
+                cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all if not e.visiting], token,
                 tokenizer.encode_prompt, tokenizer.decode,
             )  # fmt: skip
             with Rewards(cfg.reward, cfg.seed, open_ask=ask) as rewards:
@@ -73,6 +73,7 @@ def build_loop(
         [e.client for e in fleet.engines.all], cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens,
         on_engine_failure=fleet.engines.heal,
     )  # fmt: skip
+    fleet.engines.on_join, fleet.engines.on_leave = worker.add, worker.drain
     return Loop(
         cfg, fleet, worker, rewards, PromptSampler(prompts, cfg.sampler, cfg.seed), ReplayBuffer(), tokenizer,
         Evaluator(cfg, held_out, worker, rewards, tokenizer),

@@ -2,14 +2,14 @@
 
 import asyncio
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
 from k15.config.schema import RunConfig
-from k15.errors import EngineError, WeightsError
+from k15.errors import EngineError, K15Error, WeightsError
 from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.rollout.client import EngineClient, EngineStale, EngineUnavailable
@@ -23,12 +23,16 @@ CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(eq=False)
 class Engine:
-    """One vLLM server: where it runs and how it is spoken to. `index` counts the engines of its node."""
+    """One vLLM server: where it runs and how it is spoken to. `index` counts the engines of its node.
+
+    `visiting`: on a node that came for rollout only; the run goes on without it when it fails."""
 
     name: str
     agent: AgentClient
     index: int
     client: EngineClient
+    visiting: bool = False
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while it is started, healed, loaded, slept or woken
 
 
 @dataclass
@@ -41,7 +45,10 @@ class Held:
 
 
 class Engines:
-    """All engines of a job. `held` is None until the first hand-off."""
+    """All engines of a job. `held` is None until the first hand-off.
+
+    `on_join(client)` and `on_leave(client)` tell the rollout worker of visiting engines (the second returns when one is idle).
+    """
 
     def __init__(
         self,
@@ -60,14 +67,34 @@ class Engines:
         self.canary = list(canary)
         self.all: list[Engine] = []
         self.held: Held | None = None
+        self.on_join: Callable[[EngineClient], None] = lambda client: None
+        self.on_leave: Callable[[EngineClient], Awaitable[None]] = _nobody
 
     async def start(self, agents: Sequence[AgentClient]) -> None:
         """Start every server with dummy weights, all nodes at once. Raises EngineError with the log's end."""
-        for agent in agents:
-            for i in range(self.cfg.rollout.engines_per_node):
-                client = EngineClient("", self.token, self.session, self.cfg.rollout.request_timeout_s)
-                self.all.append(Engine(f"engine-{agent.node_rank}-{i}", agent, i, client))
-        await asyncio.gather(*(self._spawn(e) for e in self.all))
+        self.all += await self.open(agents)
+
+    async def open(self, agents: Sequence[AgentClient], *, visiting: bool = False) -> list[Engine]:
+        """Servers with dummy weights on these nodes, not yet among `all`. Raises EngineError with the log's end."""
+        made = [
+            Engine(f"engine-{agent.node_rank}-{i}", agent, i, self._client(), visiting)
+            for agent in agents for i in range(self.cfg.rollout.engines_per_node)
+        ]  # fmt: skip
+        await asyncio.gather(*(self._spawn(e) for e in made))
+        return made
+
+    def _client(self) -> EngineClient:
+        return EngineClient("", self.token, self.session, self.cfg.rollout.request_timeout_s)
+
+    def admit(self, engines: Sequence[Engine]) -> None:
+        """Visiting engines that run: the next `take` gives them weights, and they are sampled from after it."""
+        self.all += engines
+
+    async def drop(self, node_rank: int) -> None:
+        """Do without the engines of a visiting node. Returns when nothing runs on them."""
+        gone = [e for e in self.all if e.visiting and e.agent.node_rank == node_rank]
+        self.all = [e for e in self.all if e not in gone]
+        await asyncio.gather(*(self.on_leave(e.client) for e in gone))
 
     async def _spawn(self, engine: Engine) -> None:
         agent, name = engine.agent, engine.name
@@ -98,7 +125,7 @@ class Engines:
         while (await engine.agent.processes())[engine.name]["alive"]:
             await asyncio.sleep(1.0)
 
-    async def restart(self, engine: Engine) -> float:
+    async def _restart(self, engine: Engine) -> float:
         """Replace a dead or stale server by a new one that holds what all must hold; its client stays the same object.
 
         Returns the canary's difference (0 before the first hand-off).
@@ -111,15 +138,33 @@ class Engines:
         await self._load(engine)
         return await self._check_canary(engine)
 
-    async def heal(self, client: EngineClient, error: Exception, patience_s: float = 30.0) -> EngineClient:
+    async def heal(self, client: EngineClient, error: Exception) -> EngineClient | None:
         """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent.
 
-        One that answered with other weights than it must hold gets the right ones before it is asked again.
+        One that answered with other weights than it must hold gets the right ones before it is asked again. None for a
+        visiting one that cannot be healed, or has left.
         """
-        engine = next(e for e in self.all if e.client is client)
+        engine = next((e for e in self.all if e.client is client), None)
+        if engine is None:
+            return None
         log.warning("%s failed: %s", engine.name, error)
+        try:
+            async with engine.busy:
+                return await self._heal(engine, error)
+        except K15Error as fault:
+            if not engine.visiting:
+                raise
+            self._give_up(engine, fault)
+            return None
+
+    def _give_up(self, engine: Engine, fault: K15Error) -> None:
+        log.warning("going on without %s on node %d, which came for rollout only: %s", engine.name, engine.agent.node_rank, fault)
+        self.all = [e for e in self.all if e is not engine]
+
+    async def _heal(self, engine: Engine, error: Exception, patience_s: float = 30.0) -> EngineClient:
+        client = engine.client
         if isinstance(error, EngineStale):
-            await self._hold(engine)
+            await self._load_or_restart(engine)
             return client
         deadline = asyncio.get_running_loop().time() + patience_s
         while asyncio.get_running_loop().time() < deadline:
@@ -130,7 +175,7 @@ class Engines:
                 return client
             except EngineUnavailable:
                 await asyncio.sleep(0.5)
-        await self.restart(engine)
+        await self._restart(engine)
         return client
 
     async def take(self, held: Held) -> float:
@@ -141,18 +186,36 @@ class Engines:
         self.held = held
         for engine in self.all:
             engine.client.expect(held.version)
-        return max(await asyncio.gather(*(self._hold(e) for e in self.all)))
+        differences = await asyncio.gather(*(self._hold_or_drop(e) for e in self.all))
+        return max(d for d in differences if d is not None)
+
+    async def _hold_or_drop(self, engine: Engine) -> float | None:
+        try:
+            difference = await self._hold(engine)
+        except K15Error as fault:
+            if not engine.visiting:
+                raise
+            self._give_up(engine, fault)
+            await self.on_leave(engine.client)
+            return None
+        if engine.visiting:
+            self.on_join(engine.client)  # does nothing for one that is known
+        return difference
 
     async def _hold(self, engine: Engine) -> float:
+        async with engine.busy:
+            return await self._load_or_restart(engine)
+
+    async def _load_or_restart(self, engine: Engine) -> float:
         """Load and prove it. An engine that dies meanwhile, or whose state is unknown, is replaced once."""
         if self.cfg.rollout.update == "restart":
-            return await self.restart(engine)
+            return await self._restart(engine)
         try:
             await self._load(engine)
             return await self._check_canary(engine)
         except EngineError as error:
             log.error("%s could not be updated: %s", engine.name, error)
-            return await self.restart(engine)
+            return await self._restart(engine)
 
     async def _load(self, engine: Engine) -> None:
         assert self.held is not None
@@ -180,21 +243,27 @@ class Engines:
         """Free the devices for training (vLLM's sleep, level 1); CUDA only. A server that does not answer is ended."""
 
         async def one(engine: Engine) -> None:
-            try:
-                await engine.agent.sleep(engine.name)
-            except EngineError as error:
-                log.error("%s could not sleep and is ended: %s", engine.name, error)
-                await engine.agent.stop(engine.name, grace_s=2)
+            async with engine.busy:
+                try:
+                    await engine.agent.sleep(engine.name)
+                except EngineError as error:
+                    log.error("%s could not sleep and is ended: %s", engine.name, error)
+                    await engine.agent.stop(engine.name, grace_s=2)
 
-        await asyncio.gather(*(one(e) for e in self.all))
+        await asyncio.gather(*(one(e) for e in self.all if not e.visiting))  # those have no trainer beside them
 
     async def wake(self) -> None:
         """Undo `sleep`; a server that does not wake is replaced when it is to load weights (`take`)."""
 
         async def one(engine: Engine) -> None:
-            try:
-                await engine.agent.wake(engine.name)
-            except EngineError as error:
-                log.error("%s did not wake: %s", engine.name, error)
+            async with engine.busy:
+                try:
+                    await engine.agent.wake(engine.name)
+                except EngineError as error:
+                    log.error("%s did not wake: %s", engine.name, error)
 
-        await asyncio.gather(*(one(e) for e in self.all))
+        await asyncio.gather(*(one(e) for e in self.all if not e.visiting))
+
+
+async def _nobody(client: EngineClient) -> None:
+    """Nobody samples yet."""

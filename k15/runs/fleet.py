@@ -1,7 +1,9 @@
 """All processes of a job seen from the controller: agents, trainer ranks, engines; and who has the devices when.
 
 hand-off:  publish (segments + manifests) -> every agent pulls what it lacks -> every engine loads -> canary -> collect
+           nodes that came for rollout (`k15.runs.visitors`) take part from the hand-off after their engines have started
 devices:   training: engines asleep, trainer on the device     rollout: trainer offloaded, engines awake
+           (on CPU engines cannot sleep; the trainer gives the memory of its gradients back all the same)
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from k15.node.rendezvous import Rendezvous
 from k15.runs.engines import Engines, Held
 from k15.runs.trainer_client import TrainerClient
 from k15.runs.trainer_ranks import end_processes, start_trainer
+from k15.runs.visitors import Visitors
 from k15.types import Batch
 from k15.weights.store import Store
 
@@ -35,8 +38,10 @@ class Fleet:
         self.agents = agents
         self.store = store
         self.engines = Engines(cfg, model_dir, rendezvous.token, session, device, canary)
+        self.visitors = Visitors(store, session, rendezvous.token, self.engines)
         self.shares_device = device == "cuda"
         self._trainer_holds = True  # the devices
+        self._offloaded: dict[str, float] = {}  # of the last offload: bytes
         self._trainer: TrainerClient | None = None
 
     @property
@@ -52,6 +57,7 @@ class Fleet:
             await self._start_trainer()
         else:
             await asyncio.gather(self._start_trainer(), self.engines.start(self.agents))
+        self.visitors.watch()
 
     async def _start_trainer(self) -> None:
         self._trainer = await start_trainer(
@@ -67,15 +73,17 @@ class Fleet:
         return await self.trainer.call("train_iteration", batch=batch)
 
     async def trainer_on_device(self) -> None:
-        if self.shares_device and not self._trainer_holds:
-            await self.engines.sleep()
+        if not self._trainer_holds:
+            if self.shares_device:
+                await self.engines.sleep()
             await self.trainer.call("onload")
             self._trainer_holds = True
 
     async def engines_on_device(self) -> None:
-        if self.shares_device and self._trainer_holds:
-            await self.trainer.call("offload")
-            await self.engines.wake()
+        if self._trainer_holds:
+            self._offloaded = await self.trainer.call("offload")
+            if self.shares_device:
+                await self.engines.wake()
             self._trainer_holds = False
 
     async def save(self, folder: str) -> None:
@@ -89,6 +97,11 @@ class Fleet:
 
         Raises WeightsError when an engine's log-probs of the canary text differ from the trainer's.
         """
+        async with self.visitors.changing:
+            self.visitors.admit()
+            return await self._hand_off(version)
+
+    async def _hand_off(self, version: int) -> dict[str, float]:
         clock = asyncio.get_running_loop().time
         start = clock()
         await self.trainer_on_device()
@@ -96,19 +109,20 @@ class Fleet:
         (expected,) = await self.trainer.call("logprobs", sequences=[self.engines.canary])
         await self.engines_on_device()
         published = clock()
-        pulled = await asyncio.gather(*(agent.pull(version) for agent in self.agents))
+        elsewhere, *pulled = await asyncio.gather(self.visitors.pull(version), *(agent.pull(version) for agent in self.agents))
         arrived = clock()
         paths = {agent.node_rank: p["paths"] for agent, p in zip(self.agents, pulled, strict=True)}
         difference = await self.engines.take(Held(version, paths, expected))
         loaded = clock()
-        await asyncio.gather(*(agent.collect([version]) for agent in self.agents))
+        await asyncio.gather(self.visitors.collect(version), *(agent.collect([version]) for agent in self.agents))
         for old in await asyncio.to_thread(self.store.versions):
             if old != version:
                 await asyncio.to_thread(self.store.forget_version, old)
         return {
             "handoff_publish_s": published - start, "handoff_pull_s": arrived - published, "handoff_load_s": loaded - arrived,
-            "handoff_s": clock() - start, "handoff_bytes_pulled": float(sum(p["bytes_pulled"] for p in pulled)),
-            "canary_mean_abs": difference,
+            "handoff_s": clock() - start, "handoff_bytes_pulled": float(elsewhere + sum(p["bytes_pulled"] for p in pulled)),
+            "canary_mean_abs": difference, "engines": float(len(self.engines.all)),
+            **self._offloaded,
         }  # fmt: skip
 
     async def export_hf(self, folder: Path) -> None:
@@ -119,4 +133,5 @@ class Fleet:
 
     async def stop(self) -> None:
         """End the engines and the trainer."""
+        await self.visitors.stop()
         await end_processes(self.agents)

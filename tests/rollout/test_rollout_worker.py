@@ -140,6 +140,25 @@ async def test_no_token_that_arrived_is_sampled_again(fault):
         assert worker.metrics.tokens == sum(r.length for g in groups for r in g.rollouts)
 
 
+async def test_a_phase_does_not_wait_for_an_engine_that_it_needs_no_more():
+    healed = asyncio.Event()
+
+    async def slowly(client, error):
+        await asyncio.sleep(3.0)
+        healed.set()
+        return client
+
+    async with running(2, config(), slowly, step_s=0.002) as (engines, worker):
+        engines[1].faults = ["cut"] * 9
+        assert_uninterrupted(groups := await worker.run(groups_of(4), 1))
+        assert all(g.finished for g in groups) and not healed.is_set()
+        engines[1].faults = []
+        await healed.wait()
+        before = len(engines[1].requests)
+        assert_uninterrupted(await worker.run(groups_of(5), 1))
+        assert len(engines[1].requests) > before
+
+
 async def test_an_engine_that_leaves_in_mid_phase_hands_its_work_on_and_one_that_joined_is_used_next():
     async with running(3, config(max_response_tokens=50, budget_tokens=50), step_s=0.004) as (engines, worker):
         leaving, joining = worker.clients[0], worker.clients[2]
