@@ -242,6 +242,7 @@ class ClusterConfig:
     requeue: bool = True
     setup: list[str] = field(default_factory=list)  # shell lines run before the job body
     device: str = "auto"  # auto | cpu | cuda
+    etcd_members: int = 1  # 1 | 3: with three, on the first three nodes, one metadata server may be lost
 
 
 @dataclass

@@ -15,6 +15,7 @@ def check_services(cfg: RunConfig) -> None:
     _sandbox_is_whole(cfg)
     _judge_is_whole(cfg)
     _transport_is_installed(cfg)
+    _members_fit(cfg)
 
 
 def _signal_before_end(cfg: RunConfig) -> None:
@@ -42,6 +43,16 @@ def _transport_is_installed(cfg: RunConfig) -> None:
         raise ConfigError(
             "weights.transport=mooncake needs the package mooncake-transfer-engine (without CUDA: "
             "mooncake-transfer-engine-non-cuda), which is not installed. Install it, or give weights.transport=http."
+        )
+
+
+def _members_fit(cfg: RunConfig) -> None:
+    c = cfg.cluster
+    if c.etcd_members not in (1, 3):
+        raise ConfigError(f"cluster.etcd_members is {c.etcd_members}; allowed: 1, or 3 of which one may be lost.")
+    if c.etcd_members > c.nodes:
+        raise ConfigError(
+            f"cluster.etcd_members=3 needs three nodes, but cluster.nodes is {c.nodes}. Give cluster.etcd_members=1."
         )
 
 

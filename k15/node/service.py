@@ -22,7 +22,7 @@ from k15.node.client import AgentClient
 from k15.node.network import node_address
 from k15.node.rendezvous import JobIdentity, Rendezvous, await_rendezvous, publish
 from k15.node.versions import Versions
-from k15.weights.etcd import Etcd, start_etcd
+from k15.weights.etcd import Etcd, join_etcd, start_etcd
 from k15.weights.owner import Claim, claim, job_directory, remove_stale
 from k15.weights.store import Held, Store
 
@@ -37,12 +37,18 @@ class Node:
     def __init__(
         self, identity: JobIdentity, run_dir: Path, device: str, *, controller: str = "k15.runs.controller", command: str = "rl",
         weights: WeightsConfig | None = None, joins: Path | None = None,
+        etcd_members: int = 1,
     ) -> None:  # fmt: skip
         """`controller`: the module that the head node runs for `command`; trainer ranks read that command's config.
 
         `joins`: the rendezvous file of a running job that this node joins for rollout only.
         """
         self.joins = joins
+        if etcd_members > identity.node_count:
+            raise ClusterError(
+                f"cluster.etcd_members={etcd_members} needs as many nodes, but this job has {identity.node_count}."
+            )
+        self.etcd_members = etcd_members
         self.weights = weights if weights is not None else WeightsConfig()
         self.identity = identity
         self.controller = controller
@@ -90,8 +96,12 @@ class Node:
         if self.joins is not None:
             return Rendezvous(**json.loads(self.joins.read_text()))
         if not self.head:
-            return await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
-        self._etcd = start_etcd(self.segments / "etcd", self.address)  # on the main thread: it dies with that thread
+            met = await asyncio.to_thread(await_rendezvous, self.identity, self.run_dir)
+            if self.identity.node_rank < self.etcd_members:
+                self._etcd = join_etcd(self.segments / "etcd", self.address, met.etcd, met.etcd_password)
+            return met
+        # On the main thread: it dies with that thread.
+        self._etcd = start_etcd(self.segments / "etcd", self.address, joinable=self.etcd_members > 1)
         rendezvous = Rendezvous(self.identity.job, secrets.token_hex(24), self._etcd.endpoint, self._etcd.password, self.address)
         self._rendezvous_path = publish(self.identity, self.run_dir, rendezvous)
         return rendezvous

@@ -51,6 +51,7 @@ class Job:
             prepare_folder(cfg, run_dir, self.may_change)
         node = Node(
             identity, run_dir, device(cfg.cluster.device), controller=self.controller, command=self.command,
+            etcd_members=cfg.cluster.etcd_members,
             weights=getattr(cfg, "weights", None),  # of commands that hand weights to engines
         )  # fmt: skip
         return asyncio.run(node.run())

@@ -1,4 +1,9 @@
-"""A job's own etcd: one member, started as a child, opened only with a random password."""
+"""A job's own etcd, one member or three, each the child of a node, opened only with a random password.
+
+The head node's member starts alone. A second and a third join it (`join_etcd`) before the job begins; from then on one of the
+three may be lost. Members speak to each other over TLS with keys of their own (`--peer-auto-tls`); no request of a client is
+served on that port. A single member has its own on the loopback.
+"""
 
 import importlib.util
 import os
@@ -10,6 +15,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
@@ -55,16 +61,20 @@ def etcd_binary() -> Path:
     )
 
 
-def start_etcd(data_dir: Path, listen_host: str, client_port: int = 0, peer_port: int = 0) -> Etcd:
-    """Start a single member and turn on authentication; port 0 takes a free one. It dies with the thread that calls
-    (PR_SET_PDEATHSIG): call from the main thread. Its log is `data_dir`/../etcd.log. Raises ClusterError."""
+def start_etcd(data_dir: Path, listen_host: str, client_port: int = 0, peer_port: int = 0, *, joinable: bool = False) -> Etcd:
+    """Start a single member and turn on authentication; port 0 takes a free one. `joinable`: others may join it.
+
+    It dies with the thread that calls (PR_SET_PDEATHSIG): call from the main thread. Its log is `data_dir`/../etcd.log.
+    Raises ClusterError.
+    """
     binary = etcd_binary()
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     log = data_dir.parent / "etcd.log"
     for attempt in range(_ATTEMPTS):
         ports = [given if given != 0 else _free_port(listen_host) for given in (client_port, peer_port)]
         shutil.rmtree(data_dir, ignore_errors=True)  # metadata of a job's earlier life would describe memory that is gone
-        process = _spawn(binary, data_dir, log, f"http://{listen_host}:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
+        peer = f"https://{listen_host}:{ports[1]}" if joinable else f"http://127.0.0.1:{ports[1]}"
+        process = _spawn(binary, data_dir, log, f"http://{listen_host}:{ports[0]}", peer, "k15", [f"k15={peer}"], "new")
         etcd = Etcd(process, f"http://{listen_host}:{ports[0]}", secrets.token_urlsafe(24))
         try:
             if _await_health(etcd):
@@ -79,16 +89,54 @@ def start_etcd(data_dir: Path, listen_host: str, client_port: int = 0, peer_port
     raise ClusterError(f"etcd ended with code {process.returncode}: {log.read_text(errors='replace')[-800:].strip()}")
 
 
+def join_etcd(data_dir: Path, listen_host: str, endpoint: str, password: str) -> Etcd:
+    """Start a member that joins the joinable one at `endpoint`; as `start_etcd` else. Waits while another is joining."""
+    client, peer = (f"{scheme}://{listen_host}:{_free_port(listen_host)}" for scheme in ("http", "https"))
+    members = _add_member(endpoint, password, peer)
+    name = f"k15-{urlsplit(peer).netloc}"
+    cluster = [f"{m.get('name') or name}={m['peerURLs'][0]}" for m in members]
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    log = data_dir.parent / "etcd.log"
+    shutil.rmtree(data_dir, ignore_errors=True)
+    etcd = Etcd(_spawn(etcd_binary(), data_dir, log, client, peer, name, cluster, "existing"), client, password)
+    try:
+        if _await_health(etcd):
+            return etcd
+    except BaseException:
+        etcd.stop()
+        raise
+    raise ClusterError(f"etcd ended with code {etcd.process.returncode}: {log.read_text(errors='replace')[-800:].strip()}")
+
+
+def _add_member(endpoint: str, password: str, peer: str) -> list[dict]:
+    """Announce a member to the cluster; returns all members. One joins at a time: the others try again."""
+    session = _direct()
+    deadline = time.monotonic() + _START_S
+    while True:
+        login = session.post(f"{endpoint}/v3/auth/authenticate", json={"name": "root", "password": password}, timeout=10.0)
+        headers = {"Authorization": login.json().get("token", "")}
+        answer = session.post(f"{endpoint}/v3/cluster/member/add", json={"peerURLs": [peer]}, headers=headers, timeout=10.0)
+        if answer.status_code == 200:
+            return answer.json()["members"]
+        if time.monotonic() > deadline:
+            raise ClusterError(f"etcd at {endpoint} did not take {peer} as a member: {answer.text.strip()}")
+        time.sleep(0.3)
+
+
 def _free_port(host: str) -> int:
     with socket.socket() as s:
         s.bind((host, 0))
         return s.getsockname()[1]
 
 
-def _spawn(binary: Path, data_dir: Path, log: Path, client: str, peer: str) -> subprocess.Popen:
-    argv = [str(binary), "--name=k15", f"--data-dir={data_dir}", "--logger=zap", "--log-level=warn"]
+def _spawn(
+    binary: Path, data_dir: Path, log: Path, client: str, peer: str, name: str, cluster: list[str], state: str
+) -> subprocess.Popen:
+    argv = [str(binary), f"--name={name}", f"--data-dir={data_dir}", "--logger=zap", "--log-level=warn"]
     argv += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
-    argv += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=k15={peer}"]
+    argv += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
+    argv += [f"--initial-cluster={','.join(cluster)}", f"--initial-cluster-state={state}"]
+    argv += ["--peer-auto-tls"] if peer.startswith("https") else []
     argv += ["--auto-compaction-mode=revision", "--auto-compaction-retention=1000"]
     env = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
     if platform.machine() == "aarch64":

@@ -2,13 +2,15 @@
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
 from k15.errors import ClusterError, WeightsError
 from k15.weights import etcd as etcd_module
-from k15.weights.etcd import etcd_binary, start_etcd
+from k15.weights import store as store_module
+from k15.weights.etcd import etcd_binary, join_etcd, start_etcd
 from k15.weights.segments import Entry, Manifest
 from k15.weights.store import CHUNK_BYTES, Store
 
@@ -99,3 +101,35 @@ def test_what_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(etcd_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClusterError, match="apt-get install etcd-server"):
         etcd_binary()
+
+
+def test_one_of_three_members_may_be_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "FAILOVER_S", 5.0)
+    first = start_etcd(tmp_path / "0" / "data", "127.0.0.1", joinable=True)
+    members = [first]
+    try:
+        with ThreadPoolExecutor(
+            2
+        ) as pool:  # both at once: they take turns. (The members die with their threads: both live on here.)
+            joining = [
+                pool.submit(join_etcd, tmp_path / str(i) / "data", "127.0.0.1", first.endpoint, first.password) for i in (1, 2)
+            ]
+            members += [j.result() for j in joining]
+            store = Store(first.endpoint, "/k15/x", first.password)
+            store.put("a", "1")
+            held = store.hold("agents/0", "here", ttl_s=4)
+            first.process.kill()  # the one that everybody talks to
+            first.process.wait()
+            started = time.monotonic()
+            store.put("a", "2")
+            assert store.get("a") == b"2" and time.monotonic() - started < 10
+            assert not store.create("a", "3") and store.create("b", "3")
+            time.sleep(5)
+            assert not held.lost.is_set() and store.get("agents/0") == b"here", "leases are kept alive at another member"
+            members[1].process.kill()
+            with pytest.raises(ClusterError, match="etcd at http://127.0.0.1"):
+                store.put("a", "4")
+            assert held.lost.wait(40)
+    finally:
+        for member in members:
+            member.stop()
