@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.handoff import engine, limits, transfer
+from benchmarks.handoff import engine, limits, moonshot, transfer
 from benchmarks.handoff.weights import Trainer, shape_of
 from benchmarks.machine import BUSY_CORES, commit, device, foreign_load, neutral_name, today
 
@@ -46,6 +46,7 @@ def main(words: list[str] | None = None) -> int:
     }  # fmt: skip
     try:
         result["moved"] = [moved(args.gb, dtype, t) for dtype in args.dtypes.split(",") for t in args.transports.split(",")]
+        result["checkpoint_engine"] = [moonshot.measure(args.gb, dtype) | {"dtype": dtype} for dtype in args.dtypes.split(",")]
         result["fan_out"] = transfer.fan_out(_trainer(args.fan_out_gb, "bfloat16"), args.nodes)
         if args.engine:
             result["vllm"] = engine.run(_trainer(args.engine_gb, "float32"))
@@ -92,6 +93,9 @@ def text(result: dict[str, Any]) -> str:
             f"{m['dtype']:9s}{m['transport']:9s}{m['steady']['bytes'] / 1e9:.1f} GB: {speeds}; of memory copy "
             f"{m['memory_copy_gb_per_s']} or link {m['link_gb_per_s']} GB/s: {shares}"
         )
+    for c in result["checkpoint_engine"]:
+        parts = ", ".join(f"{key.removesuffix('_s')} {value:.2f} s" for key, value in c.items() if key.endswith("_s"))
+        lines.append(f"{c['dtype']:9s}checkpoint-engine with an adapter: {parts or c['skipped']}")
     for f in result["fan_out"]:
         lines.append(f"fan-out to {f['nodes']}: {f['seconds']} s, the hot node sent {f['hot_node_copies']} copies")
     if "vllm" in result:
