@@ -6,7 +6,8 @@ from k15.config.schema import RolloutConfig
 from k15.errors import ConfigError
 from k15.rollout.client import EngineClient
 from k15.rollout.metrics import PhaseMetrics
-from k15.rollout.phase import Lane, OnEngineFailure, OnProgress, Phase, Plan, check_plan
+from k15.rollout.phase import Lane, OnEngineFailure, OnProgress, Phase
+from k15.rollout.plan import Plan, check_plan
 from k15.rollout.seeds import derive_seed
 from k15.rollout.staleness import spent
 from k15.types import Group, Rollout

@@ -51,13 +51,13 @@ class Fleet:
 
     async def start(self) -> None:
         """Trainer ranks and engines, side by side; one after the other where they share devices. The trainer holds them."""
+        self.visitors.watch()
         if self.shares_device:  # vLLM measures free memory while it starts
             await self.engines.start(self.agents)
             await self.engines.sleep()
             await self._start_trainer()
         else:
             await asyncio.gather(self._start_trainer(), self.engines.start(self.agents))
-        self.visitors.watch()
 
     async def _start_trainer(self) -> None:
         self._trainer = await start_trainer(

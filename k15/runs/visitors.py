@@ -37,6 +37,7 @@ class Visitors:
     def watch(self) -> None:
         """Begin to look for nodes that come and go."""
         self._watch = asyncio.create_task(self._look_again_and_again())
+        self._watch.add_done_callback(_say_why)
 
     async def stop(self) -> None:
         tasks = [t for t in (self._watch, *self._starting.values()) if t is not None]
@@ -131,3 +132,8 @@ class Visitors:
         except ClusterError as error:
             log.warning("%s", error)
         self._sent_away.add(rank)
+
+
+def _say_why(task: asyncio.Task) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("nodes that come and go are looked for no more", exc_info=task.exception())
