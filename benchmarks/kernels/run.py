@@ -20,33 +20,46 @@ def main(words: list[str] | None = None) -> int:
     for name in NAMES:
         path = args.out / f"kernel-{name.replace('_', '-')}-{frame.machine.today()}-{frame.kind(frame.the_device())}.json"
         codes.append(import_module(f"benchmarks.kernels.{name}").main(["--out", str(path), *(["--quick"] * args.quick)]))
-        if name == "logprob" and path.exists():
-            chart(json.loads(path.read_text()), path.with_suffix(".png"))
+        if name in CHARTS and path.exists():
+            chart(name, json.loads(path.read_text()), path.with_suffix(".png"))
     return max(codes)
 
 
-def chart(result: dict, path: Path) -> None:
-    """Forward-and-backward seconds and peak memory of every contender and size, log scale, one panel each."""
+def chart(name: str, result: dict, path: Path) -> None:
+    """Every contender at every size, log scale, one panel a figure of CHARTS."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [r for r in result["rows"] if "forward_backward_s" in r]
-    sizes = list(dict.fromkeys((r["tokens"], r["hidden"], r["vocab"]) for r in rows))
+    title, size_of, label_of, panels = CHARTS[name]
+    rows = [r for r in result["rows"] if next(iter(panels)) in r]
+    sizes = list(dict.fromkeys(tuple(r[k] for k in size_of) for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    panels = {"forward_backward_s": "seconds", "peak_beyond_gradients_mb": "MB beyond inputs and gradients"}
-    for axis, (key, label) in zip(axes, panels.items()):
-        for i, name in enumerate(names):
-            values = {(r["tokens"], r["hidden"], r["vocab"]): r[key] for r in rows if r["name"] == name}
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), layout="constrained", squeeze=False)
+    for axis, (key, label) in zip(axes[0], panels.items()):
+        for i, contender in enumerate(names):
+            values = {tuple(r[k] for k in size_of): r[key] for r in rows if r["name"] == contender}
             shift = (i - (len(names) - 1) / 2) * 0.8 / len(names)
             at = [s + shift for s, size in enumerate(sizes) if size in values]
-            axis.bar(at, [max(values[s], 1e-9) for s in sizes if s in values], 0.8 / len(names), label=name)
+            axis.bar(at, [max(values[s], 1e-9) for s in sizes if s in values], 0.8 / len(names), label=contender)
         axis.set_yscale("log")
         axis.set_ylabel(label)
-        axis.set_xticks(range(len(sizes)), [f"T {t:,}\nH {h:,}\nV {v:,}" for t, h, v in sizes], fontsize=7)
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.suptitle(f"linear -> log-prob, forward and backward, {result['dtype'].removeprefix('torch.')}", fontsize=10)
+        axis.set_xticks(range(len(sizes)), [label_of.format(*size) for size in sizes], fontsize=7)
+    axes[0][0].legend(fontsize=7, frameon=False)
+    figure.suptitle(title.format(result.get("dtype", "torch.float32").removeprefix("torch.")), fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+# name -> title, what a size is, its label, and the panels; the first panel's figure is there for every contender measured.
+CHARTS = {
+    "logprob": (
+        "linear -> log-prob, forward and backward, {}", ("tokens", "hidden", "vocab"), "T {:,}\nH {:,}\nV {:,}",
+        {"forward_backward_s": "seconds", "peak_beyond_gradients_mb": "MB beyond inputs and gradients"},
+    ),
+    "pmd": (
+        "log-probs -> policy loss and gradient, {}", ("tokens", "spread"), "T {:,}\n{}",
+        {"seconds": "seconds, with the host", "gb_s": "GB/s of the bytes that must move"},
+    ),
+}  # fmt: skip

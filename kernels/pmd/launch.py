@@ -36,7 +36,7 @@ LAUNCH = {
 """By architecture. Chosen from registers and occupancy (docs/kernels-table.md), not measured."""
 DEFAULT_LAUNCH = LAUNCH["sm_80"]
 FINISH_LANES = 1024
-TICKETS = 256
+TICKETS = 8192  # 1 MB a device
 TICKET_APART = 32  # int32: no two in one line of a cache, all aligned alike (alignment selects a compiled variant)
 
 
