@@ -21,7 +21,6 @@ PLAIN = {
     "report": "k15.eval.report",
     "sandbox": "k15.sandbox.cli",
     "testgen": "k15.runs.testgen",
-    "reward_model": "k15.runs.reward_model",
     "merge": "k15.runs.merge",
 }
 SLURM = ("launch", "scale", "status", "doctor")  # these ask Slurm
@@ -33,6 +32,7 @@ USAGE = """usage: k15 COMMAND [words]
   rl       train by reinforcement learning          k15 rl algo.tau=0.1
            (--multirun sweeps, --cfg job shows all settings)
   sft      supervised fine-tuning, in two stages    k15 sft model.path=DIR 'data.paths=[train.jsonl]'
+  long_cot  chains of thought for the warm-up       k15 long_cot model.path=DIR data=jsonl data.path=FILE
   shortest  shortest right answers, and pairs       k15 shortest model.path=DIR data=jsonl data.path=FILE
   dpo      learn to prefer short right answers      k15 dpo model.path=DIR 'data.paths=[pairs.jsonl]'
   merge    average of models' weights               k15 merge DIR DIR --out DIR
@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "eval" and rest[:1] == ["compare"]:
             return import_module("k15.eval.standings").main(rest[1:])
+        if command == "reward_model" and rest[:1] == ["compare"]:
+            return import_module("k15.runs.reward_model").compare(rest[1:])
         if command in COMMANDS:
             return run_hydra(command, rest)
         if command == "launch" and rest and rest[0] in COMMANDS and not asks:

@@ -7,6 +7,8 @@ module k15/runs/NAME.py with `main` (Hydra's entry, see `k15.runs.entry`) and `p
 from k15.config.curate import CurateConfig
 from k15.config.dpo import DpoConfig
 from k15.config.eval import EvaluationConfig
+from k15.config.long_cot import LongCotConfig
+from k15.config.reward_model import RewardModelConfig
 from k15.config.schema import RunConfig
 from k15.config.sft import SftConfig
 from k15.config.shortest import ShortestConfig
@@ -16,6 +18,8 @@ COMMANDS: dict[str, type] = {
     "sft": SftConfig,
     "dpo": DpoConfig,
     "shortest": ShortestConfig,
+    "long_cot": LongCotConfig,
     "curate": CurateConfig,
+    "reward_model": RewardModelConfig,
     "eval": EvaluationConfig,
 }

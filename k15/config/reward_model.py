@@ -1,20 +1,20 @@
-"""Every setting of `k15 reward_model`, typed; `conf/reward_model/<kind>.yaml` holds the values. Torch-free."""
+"""Every setting of `k15 reward_model`, typed; conf/reward_model.yaml and conf/kind hold the values. Torch-free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from k15.config.compose import settings
-from k15.config.schema import ModelConfig, ParallelConfig
-from k15.errors import ConfigError, unknown_name
+from k15.config.compose import compose_as, settings
+from k15.config.schema import ClusterConfig, ModelConfig, ParallelConfig
+from k15.config.values import get, require
+from k15.errors import ConfigError
 
 KINDS = ("classic", "cot")
+CALIBRATIONS = ("platt", "temperature", "none")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16")
+NOT_POSITIVE = ("weight_decay",)
 
 
 @dataclass
@@ -39,6 +39,7 @@ class FitConfig:
     min_lr: float = 1e-4
     weight_decay: float = 0.0
     micro_batch_tokens: int = 8192
+    save_every: int = 200  # steps between checkpoints, from which a run that was killed goes on
 
 
 @dataclass
@@ -57,16 +58,19 @@ class VoteConfig:
 class RewardModelConfig:
     """`kind` classic: value head, one scalar; cot: reasoning that ends in JSON (report 2.3.5)."""
 
+    name: str = "reward_model"
     kind: str = "classic"
-    run_dir: str | None = None  # null: runs/reward_model-<kind>-<time>
+    run_dir: str | None = None  # null: runs/reward_model-<kind>-<job id or time>
     seed: int = 0
+    dry_run: bool = False
     calibration: str = "platt"  # platt | temperature | none
-    device: str = "auto"
+    device: str = "auto"  # cluster.device's short name
     model: ModelConfig = field(default_factory=ModelConfig)
     data: TripleDataConfig = field(default_factory=TripleDataConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: VoteConfig = field(default_factory=VoteConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)  # ranks of this machine
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 ConfigStore.instance().store(name="reward_model_schema", node=RewardModelConfig)
@@ -74,30 +78,26 @@ ConfigStore.instance().store(name="reward_model_schema", node=RewardModelConfig)
 
 def compose_reward_model(words: Sequence[str]) -> RewardModelConfig:
     """The settings of `kind=... name=value ...`. Raises ConfigError."""
-    given = dict(w.split("=", 1) for w in settings(words) if "=" in w)
-    kind = given.get("kind", "classic")
-    if kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
-    GlobalHydra.instance().clear()
-    with initialize_config_module("k15.conf", version_base="1.3", job_name="k15"):
-        try:
-            found = OmegaConf.to_object(compose(f"reward_model/{kind}", overrides=list(words)))
-        except (HydraException, OmegaConfBaseException) as error:
-            cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
-            raise ConfigError(f"{str(error).splitlines()[0]} {cause}".strip()) from error
-    assert isinstance(found, RewardModelConfig)
-    _check(found)
+    found = compose_as(RewardModelConfig, "reward_model", settings(words))
+    check_reward_model(found)
     return found
 
 
-def _check(cfg: RewardModelConfig) -> None:
-    """Raises ConfigError for a number that cannot be."""
-    for part, name in ((cfg, "data"), (cfg, "fit")):
-        section = getattr(part, name)
-        for item in fields(section):
-            value = getattr(section, item.name)
-            if isinstance(value, int | float) and value <= 0 and item.name != "weight_decay":
-                raise ConfigError(f"{name}.{item.name} is {value}; it must be above 0.")
+def check_reward_model(cfg: RewardModelConfig, nodes: int = 1) -> None:
+    """Raises ConfigError for what cannot be."""
+    nodes = max(nodes, cfg.cluster.nodes)
+    if nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes is {nodes}, but a reward model is trained on one machine. Give cluster.nodes=1 and its GPUs as "
+            "parallel.ranks_per_node."
+        )
+    choices = {"kind": KINDS, "calibration": CALIBRATIONS, "device": DEVICES, "cluster.device": DEVICES, "model.dtype": DTYPES}
+    positive = [f"{s}.{f.name}" for s in ("data", "fit") for f in fields(getattr(cfg, s)) if f.name not in NOT_POSITIVE]
+    positive = [key for key in positive if isinstance(get(cfg, key), int | float)]
+    require(cfg, choices=choices, positive=[*positive, "parallel.ranks_per_node", "judge.votes", "judge.max_tokens"],
+            not_negative=("fit.weight_decay", "seed", "judge.retries"))  # fmt: skip
+    if "auto" not in (cfg.device, cfg.cluster.device) and cfg.device != cfg.cluster.device:
+        raise ConfigError(f"device is {cfg.device}, but cluster.device is {cfg.cluster.device}; give one of the two.")
     if cfg.data.eval_path is not None and cfg.data.path is None:
         raise ConfigError("data.eval_path is set but data.path is null; give both, or neither for generated triples.")
     if cfg.model.path is not None and cfg.data.template == "compact" and cfg.data.path is not None:

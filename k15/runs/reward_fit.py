@@ -23,6 +23,7 @@ from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.data.triples import read_triples
 from k15.errors import DataError, TrainerError
 from k15.log import get_logger
+from k15.log.files import atomic_write
 from k15.node.network import free_port
 from k15.reward.classic import Calibration, fit_calibration, input_text, load_calibration, save_calibration
 from k15.reward.judge import judge_prompt
@@ -35,6 +36,8 @@ from k15.weights.hf import save_hf
 from k15.weights.segments import load_manifest, read_segment, segment_name, write_segment
 
 log = get_logger("reward_model")
+STOP, TRAINED = "stop", "trained.json"  # files of a run folder: a signal came; all steps are done and exported
+CHECKPOINTS = "checkpoints"
 
 
 class ClassicScorer:
@@ -71,45 +74,106 @@ def make_trainer(cfg: RewardModelConfig, hf_config: dict, device: torch.device) 
     return RewardTrainer(reward_config(hf_config), **settings) if cfg.kind == "classic" else Trainer(hf_config, **settings)
 
 
-def run_ranks(cfg: RewardModelConfig, model_dir: Path, run_dir: Path) -> None:
-    """Start `parallel.ranks_per_node` ranks and wait for them. Raises TrainerError with the end of what a rank said."""
+def run_ranks(cfg: RewardModelConfig, model_dir: Path, run_dir: Path) -> bool:
+    """Start `parallel.ranks_per_node` ranks and wait for them. Raises TrainerError with the end of what a rank said.
+
+    Returns whether all steps are done and exported (TRAINED); False where the file STOP made the ranks save and end.
+    """
     world = cfg.parallel.ranks_per_node
     try:
         mp.spawn(_rank, (world, free_port("127.0.0.1"), cfg, model_dir, run_dir), nprocs=world)
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         raise TrainerError(f"a rank of the reward model's training failed: {str(error).strip().splitlines()[-1]}") from error
+    return (run_dir / TRAINED).is_file()
 
 
 def _rank(rank: int, world: int, port: int, cfg: RewardModelConfig, model_dir: Path, run_dir: Path) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    device = pick_device(cfg.device, rank)
+    device = pick_device(cfg.device if cfg.device != "auto" else cfg.cluster.device, rank)
     init_distributed(device, rank, world, f"127.0.0.1:{port}")
     tokenizer = load_tokenizer(model_dir, chat=cfg.model.chat and cfg.kind == "cot")
     trainer = make_trainer(cfg, json.loads((model_dir / "config.json").read_text()), device)
+    start = _resumed(trainer, run_dir)
+    if not start:
+        _first_weights(cfg, trainer, model_dir)
+    train = read_triples(run_dir / "train.jsonl")
+    stopped = _train(cfg, _steps(cfg, trainer, tokenizer, train, start), trainer, run_dir, start)
+    if not stopped:
+        _export(trainer, model_dir, run_dir)
+        if isinstance(trainer, RewardTrainer):
+            _calibrate_and_score(trainer, tokenizer, cfg, run_dir, device)
+        dist.barrier()
+        if rank == 0:
+            atomic_write(run_dir / TRAINED, json.dumps({"steps": cfg.fit.steps}).encode())
+            shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)  # nothing goes on from them any more
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _first_weights(cfg: RewardModelConfig, trainer: Trainer, model_dir: Path) -> None:
     if cfg.model.path is None:
         trainer.init_random(cfg.seed)
     elif isinstance(trainer, RewardTrainer):
         trainer.load_base(model_dir, cfg.seed)
     else:
         trainer.load_hf(model_dir)
-    train = read_triples(run_dir / "train.jsonl")
-    with (run_dir / "metrics.jsonl").open("w") if rank == 0 else open(os.devnull, "w") as metrics:
-        for row in _steps(cfg, trainer, tokenizer, train):
+
+
+def _train(cfg: RewardModelConfig, steps: Iterator[dict], trainer: Trainer, run_dir: Path, start: int) -> bool:
+    """All steps after `start`, with their metrics and checkpoints; True where the file STOP ended them early."""
+    rank, path = dist.get_rank(), run_dir / "metrics.jsonl"
+    if rank == 0:  # what was written after the checkpoint is written again
+        rows = path.read_text().splitlines(keepends=True)[:start] if start else []
+        atomic_write(path, "".join(rows).encode())
+    with path.open("a") if rank == 0 else open(os.devnull, "w") as metrics:
+        for row in steps:
+            step, last = row["step"], row["step"] == cfg.fit.steps
             metrics.write(json.dumps(row) + "\n")
-            if rank == 0 and (row["step"] % 50 == 0 or row["step"] == cfg.fit.steps):
-                log.info("step %d/%d loss %.4f", row["step"], cfg.fit.steps, row["loss"])
-    _export(trainer, model_dir, run_dir)
-    if isinstance(trainer, RewardTrainer):
-        _calibrate_and_score(trainer, tokenizer, cfg, run_dir, device)
+            if rank == 0 and (step % 50 == 0 or last):
+                log.info("step %d/%d loss %.4f", step, cfg.fit.steps, row["loss"])
+            stop = [rank == 0 and not last and (run_dir / STOP).exists()]
+            dist.broadcast_object_list(stop, src=0)  # all ranks save at the same step
+            if stop[0] or (step % cfg.fit.save_every == 0 and not last):
+                metrics.flush()
+                _save(trainer, run_dir, step)
+            if stop[0]:
+                return True
+    return False
+
+
+def _save(trainer: Trainer, run_dir: Path, step: int) -> None:
+    """A checkpoint that is there whole or not at all; older ones go."""
+    folder = run_dir / CHECKPOINTS / f"step-{step:07d}"
+    made = folder.with_suffix(".part")
+    made.mkdir(parents=True, exist_ok=True)
+    trainer.save(made)
     dist.barrier()
-    dist.destroy_process_group()
+    if dist.get_rank() == 0:
+        made.rename(folder)
+        for old in sorted((run_dir / CHECKPOINTS).glob("step-*")):
+            if old != folder:
+                shutil.rmtree(old)
+    dist.barrier()
 
 
-def _steps(cfg: RewardModelConfig, trainer: Trainer, tokenizer: TextTokenizer, train: Sequence[Triple]) -> Iterator[dict]:
-    """Train; one row of metrics a step."""
+def _resumed(trainer: Trainer, run_dir: Path) -> int:
+    """Load the newest checkpoint; the steps that it has, 0 where there is none."""
+    whole = sorted(f for f in (run_dir / CHECKPOINTS).glob("step-*") if f.suffix != ".part")
+    if not whole:
+        return 0
+    trainer.load(whole[-1])
+    return int(whole[-1].name.removeprefix("step-"))
+
+
+def _steps(
+    cfg: RewardModelConfig, trainer: Trainer, tokenizer: TextTokenizer, train: Sequence[Triple], start: int
+) -> Iterator[dict]:
+    """Train from step `start` on; one row of metrics a step."""
     scorer = ClassicScorer(trainer, tokenizer, cfg.data.template, Calibration()) if isinstance(trainer, RewardTrainer) else None
     schedule = WarmupConfig(steps=cfg.fit.steps, lr=cfg.fit.lr, min_lr=cfg.fit.min_lr)
     for step, indices in enumerate(batches(len(train), cfg.fit.batch_size, cfg.fit.steps, cfg.seed)):
+        if step < start:  # drawn, so that the next ones are those that would have come
+            continue
         chosen, lr = [train[i] for i in indices], learning_rate(step, schedule)
         if scorer is not None:
             inputs = _within([scorer.tokens(t) for t in chosen], cfg)

@@ -11,6 +11,7 @@ from k15.data.triples import make_triples, write_triples
 from k15.errors import ConfigError, DataError
 from k15.eval.intervals import wilson
 from k15.eval.spot_check import Check, read_checks, summary, write_checks, write_spot_check
+from k15.runs.reward_model import preflight
 from k15.types import Triple
 
 RIGHT, WRONG = Triple("q=", "4", "#2+2", True, "sum"), Triple("q=", "4", "#5", False, "plain, off by one")
@@ -48,6 +49,9 @@ def test_one_page_for_both_and_its_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "said"), [
     (["kind=reward"], "Allowed: classic, cot"),
     (["fit.step=3"], "fit.step"),
+    (["kind=cot", "cluster.nodes=2"], "one machine"),
+    (["device=gpu"], "Allowed: auto, cpu, cuda"),
+    (["calibration=plat"], "Did you mean 'platt'"),
     (["fit.steps=0"], "fit.steps is 0"),
     (["data.eval_path=x"], "data.path is null"),
     (["kind=cot", "nonsense"], "not a setting"),
@@ -76,6 +80,4 @@ def test_too_few_triples_are_an_error_before_anything_starts(tmp_path: Path) -> 
     ]
     assert main(["reward_model", *words]) == 2
     with pytest.raises(DataError, match="no triple for \\['train'\\]"):
-        from k15.runs.reward_model import run
-
-        run(compose_reward_model(words))
+        preflight(compose_reward_model(words), nodes=1)

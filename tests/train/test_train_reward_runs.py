@@ -1,13 +1,16 @@
 """`k15 reward_model` end to end, with real ranks and a real server: what it writes can be loaded and judged again."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from k15.cli import main
 from k15.data.tokenizer import load_tokenizer
 from k15.eval.spot_check import read_checks
 from k15.reward.classic import input_text, load_calibration
@@ -26,8 +29,11 @@ def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_expor
     from transformers import AutoModelForSequenceClassification
 
     run = tmp_path / "run"
-    k15("kind=classic", f"run_dir={run}", "fit.steps=12", *SMALL, "parallel.ranks_per_node=2", "parallel.tensor=2",
-        "parallel.sequence_parallel=true", cwd=tmp_path)  # fmt: skip
+    words = ["kind=classic", f"run_dir={run}", "fit.steps=12", *SMALL, "parallel.ranks_per_node=2", "parallel.tensor=2",
+             "parallel.sequence_parallel=true"]  # fmt: skip
+    k15(*words, cwd=tmp_path)
+    k15(*words, cwd=tmp_path)  # finished: nothing is done again
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 12
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 12 and all(0 < x < 5 for x in losses)
     calibration, template = load_calibration(run / "export")
@@ -42,6 +48,25 @@ def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_expor
             theirs = calibration.probability(float(model(tokens).logits))
         assert check.probability == pytest.approx(theirs, abs=1e-5) and check.verdict == (theirs > 0.5)
     assert "Classic" in (run / "spot_check.md").read_text()
+
+
+@pytest.mark.megatron
+def test_a_signal_saves_and_the_same_words_go_on_as_if_there_had_been_none(tmp_path):
+    words = ["kind=classic", "fit.steps=24", *SMALL]
+    k15(*words, "run_dir=whole", cwd=tmp_path)
+    argv = [sys.executable, "-P", "-m", "k15", "reward_model", *words, "run_dir=stopped"]
+    process, seen = subprocess.Popen(argv, cwd=tmp_path), tmp_path / "stopped" / "model" / "config.json"
+    while not seen.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)  # long before the first step, which is then the last
+    assert process.wait(120) == 85
+    assert [f.name for f in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-0000001"]
+    k15(*words, "run_dir=stopped", cwd=tmp_path)
+    one, two = (tmp_path / name for name in ("whole", "stopped"))
+    assert (one / "export" / "model.safetensors").read_bytes() == (two / "export" / "model.safetensors").read_bytes()
+    losses = [[json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert losses[0] == losses[1] and not (two / "checkpoints").exists()
+    assert main(["reward_model", *words, f"run_dir={two}", "fit.lr=1"]) == 2, "other settings are another model"
 
 
 @pytest.mark.megatron
