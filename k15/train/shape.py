@@ -215,12 +215,13 @@ def _refuse(config: Mapping[str, Any], family: str) -> None:
 
 
 def _refuse_deepseek(config: Mapping[str, Any]) -> None:
-    """What Megatron's router and vLLM's attention do in one way only."""
+    """What Megatron's router and vLLM's attention do in one way only. The router's keys must be there: transformers takes
+    them for granted and does not write them, but vLLM reads a file without them as another router."""
     heads, groups = config.get("num_attention_heads"), config.get("n_group") or 1
     chosen, experts = config.get("topk_group") or 1, hf.expert_count(config)
     rules = {
-        "scoring_func": (config.get("scoring_func", "sigmoid") == "sigmoid", "sigmoid"),
-        "topk_method": (config.get("topk_method", "noaux_tc") == "noaux_tc", "noaux_tc"),
+        "scoring_func": (config.get("scoring_func") == "sigmoid", "sigmoid"),
+        "topk_method": (config.get("topk_method") == "noaux_tc", "noaux_tc"),
         "norm_topk_prob": (config.get("norm_topk_prob", True) is True, "true"),
         "moe_layer_freq": (config.get("moe_layer_freq", 1) == 1, "1"),
         "rope_interleave": (config.get("rope_interleave", True) is True, "true"),

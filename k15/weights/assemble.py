@@ -8,6 +8,7 @@ import torch
 
 from k15.errors import WeightsError
 from k15.weights.layout import Slice
+from k15.weights.lazy import Lazy, Meter, lazy
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -49,17 +50,22 @@ class Pieces:
             more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise WeightsError(f"the weights are not whole: {'; '.join(faults[:5])}{more}")
 
+    def lazy(self, meter: Meter) -> Iterator[tuple[str, Lazy]]:
+        """(name, a stand-in for the full tensor that reads what is copied out of it) in layer order. Call `check` first."""
+        return ((name, lazy(self._by_name[name], meter)) for name in self.names())
+
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, full CPU tensor) in layer order; a view of the slice where one slice is all. Call `check` first."""
-        for name in self.names():
-            pieces = self._by_name[name]
-            if len(pieces) == 1:
-                yield name, pieces[0].tensor
-                continue
-            full = torch.empty(pieces[0].shape, dtype=pieces[0].tensor.dtype)
-            for piece in pieces:
-                full[tuple(map(slice, piece.starts, _ends(piece)))] = piece.tensor
-            yield name, full
+        return ((name, _whole(self._by_name[name])) for name in self.names())  # the generator keeps none alive
+
+
+def _whole(pieces: list[Slice]) -> torch.Tensor:
+    if len(pieces) == 1:
+        return pieces[0].tensor
+    full = torch.empty(pieces[0].shape, dtype=pieces[0].tensor.dtype)
+    for piece in pieces:
+        full[tuple(map(slice, piece.starts, _ends(piece)))] = piece.tensor
+    return full
 
 
 def _ends(piece: Slice) -> tuple[int, ...]:

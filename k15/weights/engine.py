@@ -3,12 +3,13 @@
 Serve with `--worker-extension-cls k15.weights.engine.EngineWeights` and `VLLM_SERVER_DEV_MODE=1`, behind a guard that wants
 the job's token on every route (`k15.rollout.guard`): vLLM's own key check leaves the development routes open.
 
-    update_engine:  /pause -> k15_load on every worker -> /reset_prefix_cache -> k15_version -> label -> /resume
+    update_engine:  /pause -> k15_check, k15_load on every worker -> /reset_prefix_cache -> k15_version -> label -> /resume
 
 The label (vLLM's weight version) goes into every answer: `k15.rollout.stream` takes tokens of the right one only.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import aiohttp
 from k15.errors import ConfigError, EngineError, WeightsError
 from k15.weights.assemble import Pieces
 from k15.weights.layout import hf_shapes
+from k15.weights.lazy import Meter
+from k15.weights.quantised import refuse_quantised
 from k15.weights.segments import load_manifest, read_segment
 from k15.weights.vllm_cpu import repacking
 
@@ -30,37 +33,57 @@ class EngineWeights:
         """The version loaded last; -1 before the first (dummy weights), -2 after a load that failed half-way."""
         return getattr(self, "_k15_version", -1)
 
-    def k15_load(self, version: int, paths: list[str]) -> dict[str, Any]:
-        """Load `version` from local segment files. {"version", "check_s", "load_s", "bytes"} or {"error": why}.
+    def k15_check(self, version: int, paths: list[str]) -> dict[str, Any]:
+        """Check `version` in local segment files: {"check_s", "bytes"} or {"error": why}; the weights are not touched.
 
-        Segments are checked first (version, checksums, exact cover of every tensor of the model), so that after an
-        "error" the old weights are untouched. A failure beyond that raises, and the engine must be restarted.
+        Versions, and the exact cover of every tensor of the model; the slices' checksums are shared out among the workers,
+        so that together they have read every byte once. What is found good is kept for `k15_load`.
         """
         start = time.perf_counter()
         try:
-            pieces, nbytes = _checked(version, [Path(p) for p in paths], self.model_config.hf_config.to_dict())
+            refuse_quantised(self.vllm_config)
+            ranks = self.parallel_config.world_size
+            share = self.rank % ranks, ranks
+            self._k15_pieces, nbytes = _checked(version, [Path(p) for p in paths], self.model_config.hf_config.to_dict(), share)
         except WeightsError as error:
             return {"error": str(error)}
-        checked = time.perf_counter()
+        return {"check_s": time.perf_counter() - start, "bytes": nbytes}
+
+    def k15_load(self, version: int) -> dict[str, Any]:
+        """Load what `k15_check` kept: {"load_s", "bytes_read"}. bytes_read: what this worker copied, its slices alone.
+
+        A failure raises: the weights are then of no version, and the engine must be restarted.
+        """
+        start = time.perf_counter()
+        meter = Meter()
+        pieces = self.__dict__.pop("_k15_pieces")
         self._k15_version = _BROKEN
         with repacking(self.get_model()):
-            self.reload_weights(weights_iterator=pieces.tensors())
+            self.reload_weights(weights_iterator=pieces.lazy(meter))
         self._k15_version = version
-        done = time.perf_counter()
-        return {"version": version, "check_s": checked - start, "load_s": done - checked, "bytes": nbytes}
+        return {"load_s": time.perf_counter() - start, "bytes_read": meter.bytes_read}
+
+    def k15_forget(self) -> None:
+        """Let go of what `k15_check` kept: the memory of its segments can be freed."""
+        self.__dict__.pop("_k15_pieces", None)
 
 
-def _checked(version: int, paths: list[Path], config: dict[str, Any]) -> tuple[Pieces, int]:
-    """The pieces of `paths`, known to be whole. Raises WeightsError."""
+def _checked(version: int, paths: list[Path], config: dict[str, Any], share: tuple[int, int]) -> tuple[Pieces, int]:
+    """The pieces of `paths`, known to be whole, and their bytes. `share` (rank, ranks): whose part of the checksums is
+    verified here. Raises WeightsError."""
     manifests = [load_manifest(path) for path in paths]
     wrong = [f"{path.name} is of version {m.version}" for path, m in zip(paths, manifests) if m.version != version]
     if wrong:
         raise WeightsError(f"weights {version} were asked for, but {'; '.join(wrong)}")
-    pieces = Pieces(piece for path, manifest in zip(paths, manifests) for piece in read_segment(path, manifest))
+    pieces = Pieces(piece for path, m in zip(paths, manifests) for piece in read_segment(path, m, verify=False))
     try:
         pieces.check(hf_shapes(config))
     except ConfigError as error:
         raise WeightsError(str(error)) from error
+    rank, ranks = share
+    for path, manifest in zip(paths, manifests):
+        for _ in read_segment(path, replace(manifest, entries=manifest.entries[rank::ranks])):
+            pass
     return pieces, sum(m.nbytes for m in manifests)
 
 
@@ -76,20 +99,21 @@ async def update_engine(
     """Give the engine at `base_url` the weights `version` from `paths` (segment files on ITS node).
 
     Running requests are aborted: their calls return the tokens so far. Returns seconds: pause_s, check_s, load_s,
-    reset_s, total_s, and `bytes`. Raises WeightsError if the segments are refused (the engine goes on with its old
-    version) and EngineError if the engine's state is unknown (it is left paused: restart it).
+    reset_s, total_s; `bytes` of the segments and `bytes_read`, the most that a worker copied out of them. Raises
+    WeightsError if the segments are refused (the engine goes on with its old version) and EngineError if the engine's
+    state is unknown (it is left paused: restart it).
     """
     call = _Caller(session, base_url, token, timeout_s)
     start = time.perf_counter()
     await call.post("/pause", params={"mode": "abort"})
     paused = time.perf_counter()
-    results = await call.rpc("k15_load", [version, paths])
-    refused = [r["error"] for r in results if "error" in r]
+    checks = await call.rpc("k15_check", [version, paths])
+    refused = [r["error"] for r in checks if "error" in r]
     if refused:
-        if len(refused) < len(results):
-            raise EngineError(f"some workers of {base_url} refused weights {version}, others loaded them: {refused[0]}")
+        await call.rpc("k15_forget", [])
         await call.post("/resume")
         raise WeightsError(f"engine {base_url} refused weights {version}: {refused[0]}")
+    loads = await call.rpc("k15_load", [version])
     loaded = time.perf_counter()
     reset = await call.post("/reset_prefix_cache", params={"reset_running_requests": "true"})
     if reset.get("success") is not True:
@@ -100,7 +124,7 @@ async def update_engine(
     await call.post("/update_weight_version", body={"new_version": str(version)})
     await call.post("/resume")
     end = time.perf_counter()
-    times = {key: max(r[key] for r in results) for key in ("check_s", "load_s", "bytes")}
+    times = {key: max(r[key] for r in results) for results in (checks, loads) for key in results[0]}
     return {"pause_s": paused - start, **times, "reset_s": end - loaded, "total_s": end - start}
 
 

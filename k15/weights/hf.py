@@ -100,6 +100,7 @@ def _write_shards(folder: Path, pieces: Pieces, shard_bytes: int) -> torch.dtype
                 found, tensor = next(tensors)
                 assert found == name, (found, name)
                 out.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+                del tensor  # before the next one is assembled
             out.flush()
             os.fsync(out.fileno())
     if len(shards) > 1:

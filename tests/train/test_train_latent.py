@@ -86,6 +86,7 @@ def test_layouts_equal_one_rank(tmp_path):
     [
         ({"quantization_config": {"quant_method": "fp8"}}, r"quantised \(fp8\).*Convert the folder to bfloat16"),
         ({"scoring_func": "softmax"}, "scoring_func of config.json is 'softmax'.*Supported: sigmoid"),
+        ({"scoring_func": None}, "scoring_func of config.json is None.*Supported: sigmoid"),
         ({"norm_topk_prob": False}, "norm_topk_prob"),
         ({"num_key_value_heads": 2}, "num_key_value_heads of config.json is 2.*num_attention_heads, 4"),
         ({"topk_group": 1, "num_experts_per_tok": 3}, "best two experts"),

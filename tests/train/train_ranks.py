@@ -42,7 +42,7 @@ def hf_config(family: str, **changes: Any) -> dict[str, Any]:
         config |= {"num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 16, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4}
         config |= {"v_head_dim": 8, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}
         config |= {"moe_intermediate_size": 12, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True}
-        config |= {"routed_scaling_factor": 2.5}
+        config |= {"routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}
     return config | changes
 
 
