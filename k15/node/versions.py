@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from k15.errors import WeightsError
+from k15.errors import ClusterError, WeightsError
 from k15.weights.buffers import Workspace
 from k15.weights.pull import Copier, is_here, nearest, twins
 from k15.weights.segments import Manifest, collect, verify_segment
@@ -47,6 +47,8 @@ class Versions:
 
     def _pull(self, version: int, stop: threading.Event) -> dict[str, object]:
         peers = self._read_peers()
+        if self._node not in peers:
+            raise ClusterError(f"node {self._node} is not registered any more: others take it for dead, so it takes no weights")
         if self._choice is None:
             self._choice = open_transports(self._transport, self._token, peers[self._node])
         lease = self._store.lease_of(f"agents/{self._node}")

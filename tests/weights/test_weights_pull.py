@@ -139,3 +139,17 @@ def test_twins_are_taken_once_and_from_near(tmp_path):
     for node, expected in (("a", [0, 1]), ("b", [2, 3])):
         assert [nearest(t, node, folders[node])[0].rank for t in twins(held)] == expected
     assert {nearest(t, node, folders["c"])[0].node for node in ("c", "d") for t in twins(held)} == {"a", "b"}
+
+
+async def test_mooncake_waits_for_the_other_node_to_offer(cluster):
+    """Both nodes pull at once, as in a hand-off: the one that wrote offers its memory while the other looks for it."""
+    cluster.settings["transport"] = "mooncake"
+    near, far = await cluster.add("near"), await cluster.add("far")
+    for version in (1, 2, 3):  # in memory that is written again and stays registered
+        manifest = cluster.write("far", version, 0, seed=10 * version, rows=5_000)
+        got, _ = await asyncio.gather(near.pull(version), far.pull(version))
+        assert got["bytes_from"] == {"far": sum(e.nbytes for e in manifest.entries)}
+        assert same(cluster.folder / "near", manifest, seed=10 * version, rows=5_000)
+        assert cluster.wires["far"].sent == 0, "nothing went over HTTP"
+        for node in (near, far):
+            node.collect([version])
