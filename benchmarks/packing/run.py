@@ -80,7 +80,9 @@ def measure(name: str, draw: Callable[[Random], float]) -> tuple[dict, list[str]
     robin = [pack(range(r, SEQUENCES, RANKS), lengths, BUDGET) for r in range(RANKS)]
     row = {
         "lengths": name, "tokens": sum(lengths), "fastest_ms": round(1e3 * fastest, 2),
-        "median_ms": round(1e3 * statistics.median(times), 2), "balance": round(found, 5), "balance_bound": round(max(1.0, bound), 5), "packs": len(plan[0]),
+        "median_ms": round(1e3 * statistics.median(times), 2), "balance": round(found, 5),
+        "balance_bound": round(max(1.0, bound), 5),
+        "packs": len(plan[0]),
         "balance_by_tokens": round(balance(plan_micro_batches(lengths, lengths, RANKS, BUDGET), costs), 4),
         "balance_round_robin": round(balance(robin, costs), 4), "packs_at_least": -(-sum(lengths) // (BUDGET * RANKS)),
     }  # fmt: skip

@@ -1,42 +1,19 @@
 """Every setting of `k15 shortest`, typed; `conf/shortest.yaml` holds the values. Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
-from k15.config.check import model_config
-from k15.config.schema import ClusterConfig, DataConfig, ModelConfig, RewardConfig, RolloutConfig, SandboxConfig
-from k15.config.values import CHOICES, require
+from k15.config.answers import AnswersConfig, check_answers
 from k15.errors import ConfigError
-
-_CHOICES = {k: CHOICES[k] for k in ("data.kind", "data.on_bad_row", "cluster.kind", "cluster.device", "model.dtype")}
-_POSITIVE = (
-    "samples", "chunk_prompts", "start_timeout_s", "model.max_context_tokens", "rollout.temperature",
-    "rollout.max_response_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
-    "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "reward.workers", "reward.timeout_s",
-    "cluster.nodes", "cluster.time_min", "data.train_size",
-)  # fmt: skip
 
 
 @dataclass
-class ShortestConfig:
-    """The whole of `k15 shortest`: n answers a prompt, judged; the shortest right ones, and pairs (report 2.4)."""
+class ShortestConfig(AnswersConfig):
+    """The whole of `k15 shortest`: the shortest right answers, and pairs (report 2.4)."""
 
     name: str = "shortest"
-    run_dir: str | None = None  # null: runs/<name>; answers are kept here, so that a restart asks only for the rest
-    seed: int = 0
-    dry_run: bool = False
-    samples: int = 8
     ratio: float = 1.5  # a right answer so much longer than the shortest is rejected in a pair
-    limit: int | None = None  # only so many prompts of the set
-    chunk_prompts: int = 64  # prompts sampled and saved at a time
-    start_timeout_s: float = 600.0  # of the engines
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # for code: the `url` of a service that runs
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 ConfigStore.instance().store(name="shortest_schema", node=ShortestConfig)
@@ -44,24 +21,6 @@ ConfigStore.instance().store(name="shortest_schema", node=ShortestConfig)
 
 def check_shortest(cfg: ShortestConfig) -> None:
     """All rules but those of the data itself. Raises ConfigError."""
-    require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed",), fractions=("rollout.top_p",))
+    check_answers(cfg, "shortest")
     if not cfg.ratio > 1:
         raise ConfigError(f"ratio is {cfg.ratio}, but it must be above 1. Report: ratio=1.5.")
-    if cfg.limit is not None and cfg.limit < 1:
-        raise ConfigError(f"limit is {cfg.limit}, but it must be at least 1, or null for all prompts.")
-    if cfg.model.path is None:
-        raise ConfigError("model.path is null; give the Hugging Face folder of the model to sample: model.path=runs/<run>/hf")
-    if cfg.cluster.nodes != 1:
-        raise ConfigError(f"cluster.nodes is {cfg.cluster.nodes}, but k15 shortest works on one node; set cluster.nodes=1.")
-    model = model_config(cfg)  # type: ignore[arg-type]
-    limit = model.get("max_position_embeddings")
-    if isinstance(limit, int) and cfg.model.max_context_tokens > limit:
-        raise ConfigError(
-            f"model.max_context_tokens={cfg.model.max_context_tokens} is over the model's max_position_embeddings={limit}. "
-            f"Give at most {limit}."
-        )
-    if cfg.rollout.max_response_tokens >= cfg.model.max_context_tokens:
-        raise ConfigError(
-            f"rollout.max_response_tokens={cfg.rollout.max_response_tokens} leaves no room for a prompt in "
-            f"model.max_context_tokens={cfg.model.max_context_tokens}. Lower the one or raise the other."
-        )

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from k15.errors import ConfigError
 from k15.long2short.answers import Answer, Answered
+from k15.long2short.long_cot import frequencies, select, traits
 from k15.long2short.pairs import preference_pairs
 from k15.long2short.shortest import shortest_correct
 
@@ -43,3 +44,27 @@ def test_the_edges_of_the_rule():
     assert shortest_correct(Answered("p", (Answer("cut off but right", 3, True, whole=False),))) is None
     with pytest.raises(ConfigError, match="above 1"):
         preference_pairs(Answered("p", ()), 1.0)
+
+
+TEXTS = {
+    "We need to find x. 2x=4, x=2. Check: 2*2=4. The answer is 2.": {"planning", "evaluation"},
+    "2x=4, x=3. Wait, that is wrong. Alternatively, halve both sides: x=2.": {"reflection", "exploration"},
+    "x=2. " * 20 + "My plan was simple.": set(),  # a plan at the end is none
+    "The waiter checked in, planets await.": set(),  # whole words only
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_traits_are_whole_phrases_and_plans_come_first(text):
+    assert traits(text) == TEXTS[text]
+
+
+@given(GROUPS, st.integers(0, 4), st.integers(1, 3))
+def test_only_right_whole_answers_are_learned_from_most_traits_first(group, least, most):
+    rich = Answer("Let me start. Check it. Wait, that is wrong. Another way: 4", 9, True)
+    group = Answered("p", (*group.answers, rich))
+    chosen = select(group, least, most)
+    assert chosen[0][0] == rich and len(chosen) <= most
+    assert all(a.correct and a.whole and len(t) >= least for a, t in chosen)
+    assert len({a.text for a, _ in chosen}) == len(chosen)
+    assert frequencies([t for _, t in chosen])["reflection"] == sum("reflection" in t for _, t in chosen) / len(chosen)
