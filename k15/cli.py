@@ -33,7 +33,6 @@ USAGE = """usage: k15 COMMAND [words]
            (--multirun sweeps, --cfg job shows all settings)
   sft      supervised fine-tuning, in two stages    k15 sft model.path=DIR 'data.paths=[train.jsonl]'
   long_cot  chains of thought for the warm-up       k15 long_cot model.path=DIR data=jsonl data.path=FILE
-  long_cot  chains of thought for the warm-up       k15 long_cot model.path=DIR data=jsonl data.path=FILE
   shortest  shortest right answers, and pairs       k15 shortest model.path=DIR data=jsonl data.path=FILE
   dpo      learn to prefer short right answers      k15 dpo model.path=DIR 'data.paths=[pairs.jsonl]'
   merge    average of models' weights               k15 merge DIR DIR --out DIR

@@ -9,7 +9,6 @@ from k15.config.dpo import DpoConfig
 from k15.config.eval import EvaluationConfig
 from k15.config.long_cot import LongCotConfig
 from k15.config.reward_model import RewardModelConfig
-from k15.config.long_cot import LongCotConfig
 from k15.config.schema import RunConfig
 from k15.config.sft import SftConfig
 from k15.config.shortest import ShortestConfig
@@ -19,7 +18,6 @@ COMMANDS: dict[str, type] = {
     "sft": SftConfig,
     "dpo": DpoConfig,
     "shortest": ShortestConfig,
-    "long_cot": LongCotConfig,
     "long_cot": LongCotConfig,
     "curate": CurateConfig,
     "reward_model": RewardModelConfig,
