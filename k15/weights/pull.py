@@ -6,8 +6,9 @@ holders. So N nodes take about log2(N) copies of time, and the node that trained
 
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from k15.weights.transport.choice import Choice
 log = get_logger("weights")
 ATTEMPTS = 5  # at one holder, with BACKOFF_S, 4 x BACKOFF_S, ... between them: a link may be away for ten seconds
 BACKOFF_S = 0.2
+OFFER_S = 300.0  # a node looks at the checksums of what it wrote before it offers the memory
 WAIT_S = 0.03  # between looks for a free holder, longer with every look
 
 
@@ -75,8 +77,6 @@ class Copier:
             faults: list[str] = []
             while sink.left():
                 with self._holder(manifest, failures, faults) as (node, record):
-                    if failures[node] > 0:  # no other is left
-                        self._stop.wait(BACKOFF_S * 4 ** (failures[node] - 1))
                     wanted = sink.bytes_left
                     try:
                         self._choice.read(record, sink)
@@ -91,17 +91,23 @@ class Copier:
         return manifest.nbytes
 
     @contextmanager
-    def _holder(self, manifest: Manifest, failures: Counter[str], faults: list[str]):
+    def _holder(self, manifest: Manifest, failures: Counter[str], faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """(node, its record) of a holder that now sends to nobody else, the one with fewest failures first."""
-        looks = 0
+        looks, paused, started = 0, 0, time.monotonic()
         while True:
             known = self._holders(manifest)
-            able = [node for node in known if failures[node] < ATTEMPTS and node != self._node]
-            if not able:
+            trusted = [node for node in known if failures[node] < ATTEMPTS and node != self._node]
+            able = [node for node in trusted if self._choice.serves(known[node])]
+            late = time.monotonic() - started > OFFER_S
+            if not trusted or (not able and late):
+                why = "; ".join(faults[-3:]) or f"none offers {' or '.join(self._choice.names)}"
                 raise WeightsError(
-                    f"{manifest.file} could not be copied from any of nodes {', '.join(sorted(known)) or '(none)'}: "
-                    f"{'; '.join(faults[-3:]) or 'no node of the job holds it'}"
+                    f"{manifest.file} could not be copied from any of nodes {', '.join(sorted(known)) or '(none)'}: {why}"
                 )
+            least = min((failures[node] for node in able), default=0)
+            if least > paused:  # all have failed: this may be a link that is down for a while
+                paused = least
+                self._pause(BACKOFF_S * 4 ** (least - 1))
             spread = {node: xxhash.xxh3_64_intdigest(f"{node}>{self._node}".encode()) for node in able}
             for node in sorted(able, key=lambda n: (failures[n], n == manifest.node, spread[n])):
                 slot = f"weights/{manifest.version}/{manifest.rank}/to/{node}"
@@ -112,8 +118,11 @@ class Copier:
                         self._store.delete(slot)
                     return
             looks += 1
-            if self._stop.wait(min(WAIT_S * looks, 0.5)):
-                raise TransferError("the copy was called off")
+            self._pause(min(WAIT_S * looks, 0.5))
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise TransferError("the copy was called off")
 
     def _holders(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
         """The node that wrote the segment, as long as its agent lives, and all that have a copy."""

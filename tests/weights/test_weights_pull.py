@@ -153,3 +153,13 @@ async def test_mooncake_waits_for_the_other_node_to_offer(cluster):
         assert cluster.wires["far"].sent == 0, "nothing went over HTTP"
         for node in (near, far):
             node.collect([version])
+
+
+async def test_a_transport_that_nobody_offers_is_named(cluster, monkeypatch):
+    monkeypatch.setattr(pull, "OFFER_S", 0.3)
+    await cluster.add("far")  # over HTTP only
+    cluster.settings["transport"] = "mooncake"
+    near = await cluster.add("near")
+    cluster.write("far", 1, 0)
+    with pytest.raises(WeightsError, match=r"any of nodes far: none offers mooncake"):
+        await near.pull(1)

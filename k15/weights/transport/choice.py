@@ -38,11 +38,14 @@ class Choice:
         offers = {t.name: t.offer(directory, manifest) for t in self.transports}
         return {name: offered for name, offered in offers.items() if offered is not None}
 
+    def serves(self, record: dict[str, Any]) -> bool:
+        """Does this node use a transport that the holder with `record` offers?"""
+        return any(name in record for name in self.names)
+
     def read(self, record: dict[str, Any], sink: Sink) -> None:
         """Bring all that is left in `sink` from the holder with `record`. Raises TransferError."""
         usable = [t for t in self.transports if t.name in record]
-        if not usable:
-            raise TransferError(f"it offers {', '.join(record) or 'nothing'} (yet); this node uses {', '.join(self.names)}")
+        assert usable, (self.names, record)
         if len(usable) > 1:
             with self._measuring:  # others wait, so that one transport is timed at a time
                 for transport in [t for t in usable if t.name not in self.speeds]:
