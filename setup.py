@@ -52,6 +52,7 @@ setup(
             "**/*.py",
             "backends/native/*",
             "support/**/*.java",
+            "support/**/*.py",
             "support/**/*.cs",
             "support/**/*.ts",
         ],

@@ -88,8 +88,10 @@ async def _until_signal(service, url_file: str | None) -> None:
 
 
 def build(words: Sequence[str]) -> int:
-    """Build images, and C++'s precompiled header in those that have g++."""
+    """Build images, C++'s precompiled header in those for it, and the DMOJ judge in its own."""
     from k15.sandbox.backends import open_backend
+    from k15.sandbox.backends.bubblewrap import Bubblewrap
+    from k15.sandbox.dmoj import install
     from k15.sandbox.images.__main__ import main as images
     from k15.sandbox.precompiled import precompile
 
@@ -102,6 +104,10 @@ def build(words: Sequence[str]) -> int:
             for name in built:
                 size = precompile(backend, Images().rootfs(name), name)
                 print(f"{name}: " + (f"precompiled header of {size >> 20} MB" if size else "precompiled header is there already"))
+    if code == 0 and "dmoj" in words:
+        with contextlib.closing(Bubblewrap()) as backend:
+            fresh = install(backend, Images().rootfs("dmoj"))
+        print("dmoj: " + ("the judge is compiled and installed" if fresh else "the judge is there already"))
     return code
 
 

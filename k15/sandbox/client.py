@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.sandbox.checker import Checker
+from k15.sandbox.dmoj import DmojSubmission, dmoj_json
 from k15.sandbox.job import Job, Outcome
 from k15.sandbox.languages import language
 from k15.sandbox.wire import (
@@ -40,8 +41,8 @@ from k15.sandbox.wire import (
 )  # fmt: skip
 
 __all__ = [
-    "AsyncSandboxClient", "Case", "CaseResult", "Checker", "CompileResult", "JudgeResult", "SandboxClient", "Submission",
-    "language", "submission_from",
+    "AsyncSandboxClient", "Case", "CaseResult", "Checker", "CompileResult", "DmojSubmission", "JudgeResult", "SandboxClient",
+    "Submission", "language", "submission_from",
 ]  # fmt: skip
 _LONGEST_WAIT_S = 30.0
 _HEALTH_S = 10.0
@@ -131,6 +132,10 @@ def _body(kind: str, status: int, after: str | None, text: str) -> dict[str, Any
     raise DataError(message) if status == 422 else SandboxError(message)
 
 
+def _asked(submission: Submission | DmojSubmission) -> dict[str, Any]:
+    return dmoj_json(submission) if isinstance(submission, DmojSubmission) else submission_json(submission)
+
+
 def _identified(request: Mapping[str, Any], id: str | None) -> str:
     return json.dumps({**request, "id": id if id is not None else uuid.uuid4().hex})
 
@@ -145,9 +150,9 @@ class SandboxClient:
         self._http.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=connections))
         self._http.headers.update(access.headers)
 
-    def judge(self, submission: Submission, id: str | None = None) -> JudgeResult:
+    def judge(self, submission: Submission | DmojSubmission, id: str | None = None) -> JudgeResult:
         """The verdict. Raises SandboxError where patience ended, ConfigError or DataError for a wrong request."""
-        return judge_from(self._post("judge", _identified(submission_json(submission), id)))
+        return judge_from(self._post("judge", _identified(_asked(submission), id)))
 
     def judge_all(self, submissions: Sequence[Submission]) -> list[JudgeResult | Exception]:
         """Verdicts in order, several at a time; what was raised takes its verdict's place."""
@@ -216,9 +221,9 @@ class AsyncSandboxClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
-    async def judge(self, submission: Submission, id: str | None = None) -> JudgeResult:
+    async def judge(self, submission: Submission | DmojSubmission, id: str | None = None) -> JudgeResult:
         """As SandboxClient.judge."""
-        return judge_from(await self._post("judge", _identified(submission_json(submission), id)))
+        return judge_from(await self._post("judge", _identified(_asked(submission), id)))
 
     async def run(self, job: Job, id: str | None = None) -> Outcome:
         """As SandboxClient.run."""

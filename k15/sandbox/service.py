@@ -1,6 +1,6 @@
 """The sandbox's HTTP service. Every route but /health wants `Authorization: Bearer <token>`.
 
-    POST /judge     {"id"?, submission}       -> 200 verdicts     wire.Submission
+    POST /judge     {"id"?, submission}       -> 200 verdicts     wire.Submission; with "kind": "dmoj" dmoj.DmojSubmission
     POST /run       {"id"?, job}              -> 200 outcome      job.Job
     POST /session   {"image"?, ...}           -> 201 {"session"}; /session/<id>/execute, /interrupt; DELETE closes it
     GET  /results/<id>                        -> 200, 202 (not yet), 404
@@ -17,6 +17,7 @@ import hmac
 import ipaddress
 import json
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ from typing import Any
 
 from aiohttp import web
 
-from k15.errors import ConfigError, DataError, K15Error, SandboxError
+from k15.errors import ConfigError, DataError, K15Error, SandboxError, unknown_name
 from k15.log import get_logger
+from k15.sandbox import dmoj
+from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.images.store import Images
 from k15.sandbox.job import Backend
 from k15.sandbox.journal import Journal
@@ -34,11 +37,12 @@ from k15.sandbox.languages import LANGUAGES, language
 from k15.sandbox.metrics import Metrics
 from k15.sandbox.queue import FAILED, Answer, Busy, Conflict, Queue
 from k15.sandbox.session import Sessions
-from k15.sandbox.wire import job_from, judge_json, outcome_json, submission_from
+from k15.sandbox.wire import JudgeResult, job_from, judge_json, outcome_json, submission_from
 
 log = get_logger("sandbox")
 MIN_TOKEN_CHARS = 16
 PURGE_EVERY_S = 60.0
+KINDS = ("tests", "dmoj")  # of a /judge request
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,6 +91,7 @@ class Service:
 
     def __init__(self, settings: ServiceSettings, backend: Backend, images: Images) -> None:
         self._settings, self._backend, self._images = settings, backend, frozenset(images.names())
+        self._store, self._tracing, self._tracing_lock = images, None, threading.Lock()
         self._sessions = Sessions(images, settings.sessions, settings.session_idle_s)
         self.metrics = Metrics()
         self._judge = Judge(backend)
@@ -125,6 +130,8 @@ class Service:
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._journal.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._settings.max_request_bytes, middlewares=[self._answered])
@@ -166,6 +173,11 @@ class Service:
     async def _post(self, request: web.Request) -> web.Response:
         kind = request.path.strip("/")
         body = await _object(request)
+        if kind == "judge":
+            asked = body.pop("kind", "tests")
+            if asked not in KINDS:
+                raise unknown_name("kind", str(asked), KINDS)
+            kind = "dmoj" if asked == "dmoj" else kind
         id_ = body.pop("id", None)
         if id_ is not None and not (isinstance(id_, str) and _ID.fullmatch(id_)):
             raise ConfigError("`id` must be 1 to 200 letters, digits and . _ : - characters.")
@@ -194,6 +206,9 @@ class Service:
             job = job_from(body)
             self._check_image(job.image)
             return job
+        if kind == "dmoj":
+            self._check_image(dmoj.IMAGE)
+            return dmoj.dmoj_from(body)
         submission = submission_from(body)
         self._check_image(submission.image if submission.image is not None else language(submission.language).image)
         return submission
@@ -213,9 +228,16 @@ class Service:
         submission = self._parsed(kind, body)
         name = language(submission.language).name
         with self.metrics.seconds.labels(kind, name).time():
-            result = self._judge.judge(submission)
+            result = self._graded(submission) if kind == "dmoj" else self._judge.judge(submission)
         self.metrics.verdicts.labels(name, result.verdict).inc()
         return judge_json(result)
+
+    def _graded(self, submission: dmoj.DmojSubmission) -> JudgeResult:
+        """By the DMOJ judge, whose backend is made for the first that asks for it."""
+        with self._tracing_lock:
+            if self._tracing is None:
+                self._tracing = Bubblewrap(self._store, tracing=True)
+        return dmoj.judge_dmoj(self._tracing, submission)
 
     async def _open_session(self, request: web.Request) -> web.Response:
         body = await _object(request)

@@ -135,7 +135,7 @@ def job_from(body: Mapping[str, Any]) -> Job:
         raise ConfigError('`command` must be a list of texts, for example ["python3", "main.py"].')
     values["limits"] = record(Limits, "limits", values.get("limits", {}))
     _check_limits(values["limits"])
-    values["stdin"] = _bytes("stdin", values.get("stdin", ""))
+    values["stdin"] = sent_bytes("stdin", values.get("stdin", ""))
     files, env, keep = values.get("files", {}), values.get("env", {}), values.get("keep", [])
     if not (isinstance(files, dict) and isinstance(env, dict) and isinstance(keep, list)):
         raise ConfigError("`files` and `env` must be objects, `keep` a list.")
@@ -144,7 +144,7 @@ def job_from(body: Mapping[str, Any]) -> Job:
             raise ConfigError(f"The path {path!r} must be relative to the working directory, without '..'.")
     if "\0" in "".join([*values["command"], *env, *map(str, env.values()), *files, *keep]):
         raise ConfigError("A word, a path or the environment holds a zero byte.")
-    values["files"] = {path: _bytes(f"files[{path}]", content) for path, content in files.items()}
+    values["files"] = {path: sent_bytes(f"files[{path}]", content) for path, content in files.items()}
     return record(Job, "the job", {**values, "command": tuple(values["command"]), "env": env, "keep": tuple(keep)})
 
 
@@ -158,8 +158,8 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 def outcome_from(body: Mapping[str, Any]) -> Outcome:
     values = dict(body)
     for name in ("stdout", "stderr"):
-        values[name] = _bytes(name, values[name])
-    return Outcome(**{**values, "kept": {p: _bytes(p, c) for p, c in values["kept"].items()}})
+        values[name] = sent_bytes(name, values[name])
+    return Outcome(**{**values, "kept": {p: sent_bytes(p, c) for p, c in values["kept"].items()}})
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -220,7 +220,8 @@ def _check_limits(limits: Limits) -> None:
             raise ConfigError(f"limits.{name} is {getattr(limits, name)}; allowed are more than 0 and up to {most}.")
 
 
-def _bytes(name: str, value: object) -> bytes:
+def sent_bytes(name: str, value: object) -> bytes:
+    """A text, or {"base64": "..."}, as bytes. Raises ConfigError."""
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, dict) and set(value) == {"base64"} and isinstance(value["base64"], str):

@@ -29,18 +29,19 @@ _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/se
 class Bubblewrap:
     """See `k15.sandbox.job.Backend`. `groups`: None uses cgroups where this process may make them, False never, True must.
 
+    `tracing`: for a judge that sandboxes by itself (see `seccomp.program`).
     Raises SandboxError where bwrap, the filter, the compiled init or (with groups=True) a writable cgroup is missing.
     """
 
     name = "bubblewrap"
 
-    def __init__(self, images: Images | None = None, *, groups: bool | None = None) -> None:
+    def __init__(self, images: Images | None = None, *, groups: bool | None = None, tracing: bool = False) -> None:
         program = shutil.which("bwrap")
         if program is None:
             raise SandboxError("the bubblewrap backend needs bwrap; install the package bubblewrap")
         self._bwrap = program
         self._images = images if images is not None else Images()
-        self._filter = seccomp.program()
+        self._filter = seccomp.program(tracing)
         self._init, self._launch = binary("init"), binary("launch")
         self._dropped = dropped()
         self._nest = None if groups is False else _nest(must=groups is True)

@@ -41,18 +41,27 @@ _SHARED_ANONYMOUS = 0x20 | 0x01
 # prctl: names, parent-death signal, dumpable, capability bounding set (read), timer slack, child subreaper,
 # no_new_privs, huge pages, names of anonymous memory. Not: PR_SET_MM, PR_SET_PTRACER, PR_SET_SECCOMP, ...
 _PRCTL = (1, 2, 3, 4, 15, 16, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x53564D41)
+_TRACING = (
+    "ptrace", "seccomp", "process_vm_readv", "memfd_create", "landlock_create_ruleset", "landlock_add_rule",
+    "landlock_restrict_self",
+)  # fmt: skip
+_TRACING_PRCTL = (22,)  # a filter of its own
 _NEEDED = ("mmap", "socket", "clone", "execve", "prlimit64", "prctl")
 
 
 @cache
-def program() -> bytes:
-    """The filter as classic BPF for this machine. SandboxError where libseccomp is missing."""
+def program(tracing: bool = False) -> bytes:
+    """The filter as classic BPF for this machine. SandboxError where libseccomp is missing.
+
+    `tracing`: a job may also trace its own children, put a filter of its own on them, and hold files in memory, which only a
+    cgroup counts. Process 1 cannot be traced all the same: it is not dumpable.
+    """
     try:
         import pyseccomp as s
     except (ImportError, RuntimeError, OSError) as e:
         raise SandboxError(f"the sandbox's system-call filter needs pyseccomp and libseccomp2: {e}") from e
     rules = s.SyscallFilter(s.ERRNO(errno.EPERM))
-    for name in ALLOWED:
+    for name in (*ALLOWED, *(_TRACING if tracing else ())):
         _allow(s, rules, name)
     for name in _OWN_ONLY:
         _allow(s, rules, name, s.Arg(0, s.EQ, 0))
@@ -63,9 +72,9 @@ def program() -> bytes:
     _allow(s, rules, "socketpair", s.Arg(0, s.EQ, socket.AF_UNIX))
     for bits in (0x00, 0x01, 0x20):  # private named, shared named, private anonymous; not shared anonymous
         _allow(s, rules, "mmap", s.Arg(3, s.MASKED_EQ, _SHARED_ANONYMOUS, bits))
-    for option in _PRCTL:
+    for option in (*_PRCTL, *(_TRACING_PRCTL if tracing else ())):
         _allow(s, rules, "prctl", s.Arg(0, s.EQ, option))
-    for name in ("clone3", "memfd_create"):
+    for name in ("clone3",) if tracing else ("clone3", "memfd_create"):
         _rule(s, rules, s.ERRNO(errno.ENOSYS), name)
     for name in ("socket", "socketpair"):
         _rule(s, rules, s.ERRNO(errno.EAFNOSUPPORT), name, s.Arg(0, s.NE, socket.AF_UNIX))

@@ -36,6 +36,8 @@ _JS = ("nodejs",)
 _TS = ("nodejs", "node-typescript", "node-undici-types")
 _PHP = ("php-cli",)
 _PHP_LINKS = {"usr/bin/php": "php8.2"}
+_DMOJ = ("python3-dev", "libseccomp-dev", "python3-setuptools", "python3-pkg-resources", "python3-yaml", "python3-pygments",
+         "python3-termcolor", "python3-setproctitle", "python3-watchdog")  # fmt: skip
 _CSHARP = ("mono-mcs", "mono-runtime", "libmono-system-core4.0-cil", "libmono-system-numerics4.0-cil")
 
 RECIPES: dict[str, Recipe] = {
@@ -47,6 +49,7 @@ RECIPES: dict[str, Recipe] = {
     "php": _recipe("PHP", *_PHP, links=_PHP_LINKS),
     "csharp": _recipe("C# (Mono)", *_CSHARP),
     "jupyter": _recipe("a Jupyter kernel for Python", *_PYTHON, "python3-ipykernel", "python3-jupyter-client"),
+    "dmoj": _recipe("the DMOJ judge (AGPL-3.0; added after the packages)", *_PYTHON, *_CPP, *_DMOJ),
     "all": _recipe(
         "every language above in one", *_PYTHON, *_CPP, *_JAVA, *_JS, *_TS, *_PHP, *_CSHARP, links={**_JAVA_LINKS, **_PHP_LINKS}
     ),
