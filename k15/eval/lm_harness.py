@@ -22,8 +22,10 @@ from k15.errors import ConfigError, DataError, EngineError
 from k15.eval.estimates import of_values
 from k15.eval.intervals import Interval
 from k15.eval.results import Result
+from k15.log.files import atomic_write
 
 INSTALL = "pip install 'lm-eval==0.4.13', here or in an environment of its own that lm_eval.python=<its python> names"
+MAX_TOKENS = 256  # of an answer, where neither task nor user say: lm-eval's own default
 LOCAL = {"gsm8k": "gsm8k"}  # task prefix -> folder of the data folder with train.jsonl and test.jsonl
 _SUFFIX = "_local"
 _FIND = (
@@ -62,45 +64,55 @@ def _folder(cfg: LmEvalConfig) -> Path:
     return Path(done.stdout.strip()).parent
 
 
-def finished(out: Path) -> bool:
-    """Whether lm-eval has ended well in this folder."""
+def finished(out: Path, settings: Mapping[str, object]) -> bool:
+    """Whether lm-eval has ended well in this folder. Raises ConfigError where it was started there with other settings."""
+    path = out / "started.json"
+    if path.is_file() and (before := json.loads(path.read_text())) != settings:
+        changed = ", ".join(k for k in settings if before.get(k) != settings[k])
+        raise ConfigError(f"{out} is of a run with other settings ({changed}). Give another run_dir=, or the settings of before.")
     return _newest(out) is not None
 
 
 def run(
-    cfg: LmEvalConfig, task: str, target: Target, out: Path, *, data: Path | None, limit: int | None, seed: int, concurrency: int
-) -> None:  # fmt: skip
-    """Run `task`; its output goes to `out`. Raises EngineError with the end of lm-eval's log."""
+    cfg: LmEvalConfig, task: str, target: Target, out: Path, settings: Mapping[str, object], data: Path | None, at_once: int
+) -> None:
+    """Run `task` as `settings` (its `limit`, `seed`, `num_fewshot`, `max_tokens`) say; its output goes to `out`.
+
+    Responses are kept in a cache there, so that a run that was killed goes on. Raises EngineError with the end of its log.
+    """
     out.mkdir(parents=True, exist_ok=True)
     name, include = _local(cfg, task, data, out)
-    words = command(cfg, name, target, out, include=include, limit=limit, seed=seed, concurrency=concurrency)
-    log, started = out / "lm_eval.log", out / "started.json"
-    started.write_text(json.dumps({"chat": target.chat, "tokenizer": target.tokenizer}) + "\n")
+    words = command(cfg, name, target, out, include, settings, at_once)
+    atomic_write(out / "started.json", (json.dumps(dict(settings)) + "\n").encode())
+    log = out / "lm_eval.log"
     with log.open("wb") as said:
         env = os.environ | ({"OPENAI_API_KEY": target.key} if target.key is not None else {})
         code = subprocess.run(words, stdout=said, stderr=said, env=env, preexec_fn=child.prepare).returncode
-    if code != 0 or not finished(out):
+    if code != 0 or _newest(out) is None:
         tail = "\n".join(log.read_text(errors="replace").strip().split("\n")[-12:])
         raise EngineError(f"lm-eval ended with status {code} in {name} ({log}):\n{tail}")
 
 
 def command(
-    cfg: LmEvalConfig, task: str, target: Target, out: Path, *, include: Sequence[Path], limit: int | None, seed: int,
-    concurrency: int,
-) -> list[str]:  # fmt: skip
+    cfg: LmEvalConfig, task: str, target: Target, out: Path, include: Sequence[Path], settings: Mapping[str, object], at_once: int
+) -> list[str]:
     """The words of the subprocess. The key is in the environment, which other users cannot read."""
     model = {
         "model": target.model, "base_url": target.url + ("/chat/completions" if target.api == "chat" else "/completions"),
-        "num_concurrent": concurrency, "max_length": target.max_context, "max_retries": 3, "timeout": 3600,
+        "num_concurrent": at_once, "max_length": target.max_context, "max_gen_toks": settings["max_tokens"], "max_retries": 3,
+        "timeout": 3600,
     }  # fmt: skip
     if target.tokenizer is not None:
         # Special tokens as the tokenizer itself adds them, which is how k15 asks.
         model |= {"tokenizer": target.tokenizer, "tokenizer_backend": "huggingface", "add_bos_token": not target.chat}
+    else:
+        model["tokenizer_backend"] = "none"
     kind = "local-chat-completions" if target.api == "chat" else "local-completions"
     words = [python(cfg), "-m", "lm_eval", "run", "--model", kind, "--tasks", task, "--output_path", str(out), "--log_samples",
-             "--model_args", ",".join(f"{k}={v}" for k, v in model.items()), "--seed", str(seed)]  # fmt: skip
-    for option, value in (("--limit", limit), ("--num_fewshot", cfg.num_fewshot)):
-        words += [option, str(value)] if value is not None else []
+             "--model_args", ",".join(f"{k}={v}" for k, v in model.items()), "--seed", str(settings["seed"]),
+             "--use_cache", str(out / "cache")]  # fmt: skip
+    for name in ("limit", "num_fewshot"):
+        words += [f"--{name}", str(settings[name])] if settings[name] is not None else []
     for folder in include:
         words += ["--include_path", str(folder)]
     return words + (["--apply_chat_template"] if target.chat or target.api == "chat" else [])
@@ -138,17 +150,19 @@ def _newest(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def numbers(out: Path, model: str, seed: int) -> list[Result]:
+def numbers(out: Path) -> list[Result]:
     """The numbers in the folder of a finished `run`: a result a task (or group) and metric. Raises DataError where there is none.
 
-    Mean tokens are of the responses as texts: lm-eval does not keep how many tokens were sampled, nor which were cut off.
+    Mean tokens are of the responses as texts, their end counted: lm-eval keeps neither how many were sampled nor which were
+    cut off.
     """
     path = _newest(out)
     if path is None:
         raise DataError(f"{out} holds no results of lm-eval; run it without score_only.")
     body, found = json.loads(path.read_text()), []
     started = json.loads((out / "started.json").read_text())
-    tokenizer = load_tokenizer(started["tokenizer"]) if started["tokenizer"] is not None else None
+    folder = started["tokenizer"]
+    tokenizer = load_tokenizer(folder) if folder is not None and Path(folder).is_dir() else None
     stamp = path.stem.removeprefix("results_")
     for task, metrics in body["results"].items():
         samples = _samples(path.parent / f"samples_{task}_{stamp}.jsonl")
@@ -159,20 +173,33 @@ def numbers(out: Path, model: str, seed: int) -> list[Result]:
             if isinstance(value, bool) or not isinstance(value, int | float) or metric.endswith("_stderr") or not which:
                 continue
             mine = [s for s in samples if s.get("filter", "none") == which]
+            shown = {**_ASKED, **_asked(kwargs, started, mine, tokenizer)} if kwargs else _ASKED
             found.append(
                 {
                     "task": f"lm_eval:{task.removesuffix(_SUFFIX)}", "metric": metric if which == "none" else f"{metric},{which}",
                     "value": float(value), **_interval(float(value), metrics.get(f"{metric}_stderr,{which}"), metric, mine),
-                    "problems": len(mine) if mine else body.get("n-samples", {}).get(task, {}).get("effective"), "samples": 1,
-                    "temperature": float(kwargs.get("temperature", 0.0)) if kwargs else None, "top_p": kwargs.get("top_p"),
-                    "max_tokens": kwargs.get("max_gen_toks"), "mean_tokens": _mean_tokens(mine, tokenizer) if kwargs else None,
-                    "truncated": None, "seed": seed, "prompt": "lm-eval's", "chat": started["chat"],
-                    "model": model, "template": f"lm-eval {version}, {shots}-shot",
+                    "problems": len(mine) if mine else body.get("n-samples", {}).get(task, {}).get("effective"), **shown,
+                    "seed": started["seed"], "prompt": "lm-eval's", "chat": started["chat"], "model": started["model"],
+                    "template": f"lm-eval {version}, {shots}-shot",
                 }
             )  # fmt: skip
     if not found:
         raise DataError(f"{path} holds no number.")
     return found
+
+
+_ASKED = {"samples": 1, "temperature": None, "top_p": None, "max_tokens": None, "mean_tokens": None, "truncated": None}
+"""Of tasks that compare likelihoods: nothing is sampled."""
+
+
+def _asked(
+    kwargs: Mapping[str, Any], started: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer | None
+) -> dict[str, Any]:
+    """How lm-eval sampled, by the task's `generation_kwargs`."""
+    return {
+        "temperature": float(kwargs.get("temperature", 0.0)), "top_p": float(kwargs.get("top_p", 1.0)),
+        "max_tokens": kwargs.get("max_gen_toks", started["max_tokens"]), "mean_tokens": _mean_tokens(samples, tokenizer),
+    }  # fmt: skip
 
 
 def _samples(path: Path) -> list[Mapping[str, Any]]:
@@ -197,4 +224,4 @@ def _mean_tokens(samples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer 
     texts = [r for s in samples for r in s.get("resps", [[]])[0]]
     if tokenizer is None or not texts or not all(isinstance(t, str) for t in texts):
         return None
-    return sum(len(tokenizer.encode_response(t, end=False)) for t in texts) / len(texts)
+    return sum(len(tokenizer.encode_response(t)) for t in texts) / len(texts)

@@ -31,7 +31,7 @@ from k15.reward.judge import endpoint_key
 from k15.runs.entry import enter
 from k15.runs.eval_engine import Subject, answering, sample
 from k15.runs.eval_judge import judge
-from k15.runs.eval_plan import Plan, as_sampled, model_name, others, plans, stamp
+from k15.runs.eval_plan import Plan, as_sampled, lm_settings, model_name, others, plans, stamp
 from k15.runs.job import run_folder
 from k15.sandbox.client import Access
 
@@ -113,7 +113,7 @@ def evaluate(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan]) -> lis
         _sample(cfg, run_dir, found, subject)
     results = judge(cfg, run_dir, found)
     for spec in others(cfg):
-        results += lm_harness.numbers(_lm_folder(run_dir, spec), model_name(cfg), cfg.seed)
+        results += lm_harness.numbers(_lm_folder(run_dir, spec))
     print(write_results(run_dir, results, facts))
     print(f"written: {run_dir / 'results.md'} and {run_dir / 'results.json'}")
     return results
@@ -131,17 +131,17 @@ def _sample(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan], subject
                     (plan.spec, plan.asked, plan.samples, subject.sampling(cfg, plan.task, plan.asked, plan.samples), store)
                 )
         atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())  # after the check: these are the answers' settings
-        open_ = [s for s in others(cfg) if not lm_harness.finished(_lm_folder(run_dir, s))]
+        lm = lm_settings(cfg, subject)
+        open_ = [s for s in others(cfg) if not lm_harness.finished(_lm_folder(run_dir, s), lm)]
         if not missing and not open_:
             return
         urls, key = stack.enter_context(answering(cfg, subject, run_dir / "logs"))
         sample(cfg, subject, urls, key, missing)
         for spec in open_:
             log.info("%s: lm-eval runs", spec)
-            lm_harness.run(
-                cfg.lm_eval, split_name(spec)[1], subject.target(cfg, urls[0], key), _lm_folder(run_dir, spec),
-                data=Source(cfg.data_dir).folder, limit=cfg.limit, seed=cfg.seed, concurrency=cfg.engine.concurrency,
-            )  # fmt: skip
+            target, folder = subject.target(cfg, urls[0], key), _lm_folder(run_dir, spec)
+            data = Source(cfg.data_dir).folder
+            lm_harness.run(cfg.lm_eval, split_name(spec)[1], target, folder, lm, data, cfg.engine.concurrency)
 
 
 def _lm_folder(run_dir: Path, spec: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig
 from k15.errors import ConfigError
+from k15.eval import lm_harness
 from k15.eval.sources import Source
 from k15.eval.tasks import LM_EVAL, Task, ask, load, split_name, template_of
 from k15.runs.eval_engine import Subject
@@ -73,6 +74,16 @@ def model_name(cfg: EvaluationConfig) -> str:
     return str(cfg.model.path) if cfg.engine.url is None else f"{cfg.engine.model} at {cfg.engine.url}"
 
 
+def lm_settings(cfg: EvaluationConfig, subject: Subject) -> dict[str, object]:
+    """What a task of lm-eval stands on, as `Plan.settings`."""
+    most = cfg.sampling.max_tokens
+    return {
+        "model": model_name(cfg), "weights": subject.fingerprint, "seed": cfg.seed, "limit": cfg.limit, "chat": subject.chat,
+        "num_fewshot": cfg.lm_eval.num_fewshot, "max_tokens": most if most is not None else lm_harness.MAX_TOKENS,
+        "tokenizer": cfg.model.path,
+    }  # fmt: skip
+
+
 def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
     """score_only: what was asked, of whom and how, is what the run that sampled wrote down. Raises ConfigError."""
     if not cfg.score_only:
@@ -84,7 +95,8 @@ def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
         )
     before = from_yaml(path.read_text(), EvaluationConfig)
     return replace(
-        before, score_only=True, watch=None, dry_run=cfg.dry_run, run_dir=cfg.run_dir, tasks=cfg.tasks if cfg.tasks else before.tasks,
+        before, score_only=True, watch=None, dry_run=cfg.dry_run, run_dir=cfg.run_dir,
+        tasks=cfg.tasks if cfg.tasks else before.tasks,
         data_dir=cfg.data_dir if cfg.data_dir is not None else before.data_dir, template=cfg.template, pass_at=cfg.pass_at,
         ratings=cfg.ratings, workers=cfg.workers, sandbox=cfg.sandbox, cluster=cfg.cluster,
     )  # fmt: skip

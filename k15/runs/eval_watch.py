@@ -56,7 +56,14 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
 
 
 def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
-    """(iteration, folder of hard links) of an export that has no results here yet; None while there is none."""
+    """(iteration, folder of hard links) of an export that has no results here yet; None while there is none.
+
+    One that an earlier watcher held and did not finish comes first, whatever the run has written since.
+    """
+    for model in sorted(run_dir.glob("iteration-*/model")):
+        if not (model.parent / "results.json").is_file():
+            return int(model.parent.name.split("-")[1]), model
+        shutil.rmtree(model)
     export = watched / "hf"
     for _ in range(10):  # the run may put a new folder in its place while we look
         try:
@@ -65,10 +72,10 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
             folder = run_dir / f"iteration-{iteration}"
             if (folder / "results.json").is_file():
                 return None
-            shutil.rmtree(folder / "model", ignore_errors=True)
-            shutil.copytree(export, folder / "model", copy_function=_link)
+            shutil.rmtree(folder / "held", ignore_errors=True)
+            shutil.copytree(export, folder / "held", copy_function=_link)
             if export.stat().st_ino == before.st_ino:
-                return iteration, folder / "model"
+                return iteration, (folder / "held").rename(folder / "model")  # whole, or not there
         except (FileNotFoundError, shutil.Error):
             if not watched.is_dir():
                 raise DataError(f"{watched} is gone.") from None

@@ -12,7 +12,7 @@ from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 
 ALPHABET = string.digits + string.ascii_letters + string.punctuation + " \n"
-SHAPE = TinyModelConfig(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=2, num_kv_heads=1, init_std=0.05)
+SHAPE = TinyModelConfig(hidden_size=512, intermediate_size=256, num_layers=2, num_heads=16, num_kv_heads=8, init_std=0.1)
 WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx", "mole", "newt", "owl", "pig")
 # How an answer is given: with a comma, a currency, a full stop, two numbers. Harnesses differ in such details.
 SAYINGS = ("The answer is {}.", "It is ${}", "So 3 and 4, that is {}.00", "#### {}", "The answer is {} {}s.", "none at all")
@@ -32,8 +32,12 @@ def write_data(folder: Path) -> list[tuple[str, str]]:
     return taught
 
 
-def write_model(folder: Path, taught: list[tuple[str, str]], steps: int) -> float:
-    """A Hugging Face folder with a model fitted to `taught`, asked as lm-eval's gsm8k_cot_zeroshot does; the last loss (nats)."""
+def write_model(folder: Path, taught: list[tuple[str, str]]) -> float:
+    """A Hugging Face folder with a model that says what it is `taught` when asked as lm-eval's gsm8k_cot_zeroshot asks.
+
+    Nothing is trained: the transformer stays random, and the output head is the ridge regression of the next token on its
+    features, which are more than the tokens to be said. Returns the share of those tokens that come first.
+    """
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -41,17 +45,17 @@ def write_model(folder: Path, taught: list[tuple[str, str]], steps: int) -> floa
     write_tiny_model(folder, SHAPE, 512, alphabet=ALPHABET)
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_config(Qwen2Config.from_pretrained(folder)).float()
-    rows = [(tokenizer.encode_prompt(f"Q: {q}\nA: Let's think step by step."), tokenizer.encode_response(r)) for q, r in taught]
-    width = max(len(p) + len(r) for p, r in rows)
-    tokens = torch.tensor([p + r + [tokenizer.pad_id] * (width - len(p) - len(r)) for p, r in rows])
-    labels = torch.tensor([[-100] * len(p) + r + [-100] * (width - len(p) - len(r)) for p, r in rows])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    loss = None
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
-        loss = model(input_ids=tokens, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    features, wanted = [], []
+    with torch.no_grad():
+        for question, said in taught:
+            prompt = tokenizer.encode_prompt(f"Q: {question}\nA: Let's think step by step.")
+            response = tokenizer.encode_response(said)
+            hidden = model.model(torch.tensor([prompt + response])).last_hidden_state[0]
+            features.append(hidden[len(prompt) - 1 : -1].double())
+            wanted += response
+        x = torch.cat(features)
+        y = torch.nn.functional.one_hot(torch.tensor(wanted), tokenizer.vocab_size).double()
+        head = x.T @ torch.linalg.solve(x @ x.T + 1e-6 * torch.eye(len(x)), y)  # [H, V]
+        model.lm_head.weight.copy_(20.0 * head.T)
     model.save_pretrained(folder)
-    return 0.0 if loss is None else loss.item()
+    return ((x @ head).argmax(1) == torch.tensor(wanted)).double().mean().item()

@@ -40,7 +40,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a watcher of a training run that wrote its export of iteration 3, then ended."""
     folder = tmp_path_factory.mktemp("eval")
     watched, out = folder / "run", folder / "out"
-    write_model(watched / "hf", write_data(folder / "data"), steps=70)
+    assert write_model(watched / "hf", write_data(folder / "data")) == 1.0
     checkpoint = watched / "checkpoints" / "00003-iteration-00003"
     checkpoint.mkdir(parents=True)
     os.utime(checkpoint, (1, 1))
