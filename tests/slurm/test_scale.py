@@ -4,7 +4,6 @@ One run serves all checks, since a start of Megatron and vLLM costs most of a mi
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -187,22 +186,3 @@ def test_what_cannot_be_is_said(scaled):
         ("over", r"is not running"),
     ):
         assert seen[key].returncode == 2 and re.search(said, seen[key].stderr, re.S), (key, seen[key])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["nowhere", "+1"], "no run folder.*no config.yaml"),
-        (["."], "needs a run folder and a number"),
-        ([".", "+1"], r"is not running.*\.job-"),
-        ([".", "+1", "cluster.tme_min=3"], r"tme_min.*Did you mean 'time_min'"),
-        ([".", "+1", "time_min=3"], r"time_min=3.*cluster\.NAME=value"),
-    ],
-)
-def test_what_a_user_types_wrong(tmp_path, words, said):
-    from k15.config.compose import compose_run, to_yaml
-
-    (tmp_path / "config.yaml").write_text(to_yaml(compose_run([])))
-    command = [sys.executable, "-P", "-m", "k15", "scale", *words]
-    done = subprocess.run(command, env=os.environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and re.search(said, done.stderr, re.S), done.stderr
