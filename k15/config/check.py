@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from k15.config.hf import FAMILIES, hf_folder
+from k15.config.hf import FAMILIES, expert_count, head_dim, hf_folder, is_latent, kv_heads
 from k15.config.schema import RunConfig
 from k15.config.services import check_services
 from k15.config.values import check_values, get
@@ -50,7 +50,7 @@ def model_config(cfg: RunConfig) -> dict[str, object]:
     folder = Path(cfg.model.path)
     if model.get("model_type") not in FAMILIES:
         raise unknown_name(f"model_type in {folder / 'config.json'}", model.get("model_type"), FAMILIES)
-    for key in ("num_attention_heads", "num_hidden_layers"):
+    for key in ("num_attention_heads", "num_hidden_layers", "hidden_size"):
         if not isinstance(model.get(key), int) or model[key] < 1:
             raise ConfigError(
                 f"{key} in {folder / 'config.json'} is {model.get(key)!r}; a positive whole number is needed there."
@@ -103,18 +103,40 @@ def _context_holds_response(cfg: RunConfig, model: Mapping) -> None:
 
 def _kv_cache_holds_context(cfg: RunConfig, model: Mapping) -> None:
     """CPU engines get a fixed number of bytes; GPU engines take what rollout.gpu_memory_utilization leaves."""
-    if cfg.cluster.device == "cuda" or (cfg.cluster.device == "auto" and cfg.cluster.gpus_per_node):
+    if not _engines_on_cpu(cfg):
         return
-    heads = int(model["num_attention_heads"])
-    head_size = int(model.get("head_dim") or int(model.get("hidden_size") or 0) // heads)
-    kv_heads = int(model.get("num_key_value_heads") or heads) // cfg.rollout.tensor_parallel
-    bytes_per_token = 2 * int(model["num_hidden_layers"]) * kv_heads * head_size * (4 if cfg.model.dtype == "float32" else 2)
+    if is_latent(model):
+        numbers = int(model["kv_lora_rank"]) + int(model["qk_rope_head_dim"])  # on every tensor-parallel worker
+    else:
+        numbers = 2 * (kv_heads(model) // cfg.rollout.tensor_parallel) * head_dim(model)
+    bytes_per_token = int(model["num_hidden_layers"]) * numbers * (4 if cfg.model.dtype == "float32" else 2)
     needed = bytes_per_token * cfg.model.max_context_tokens
     if needed > cfg.rollout.kv_cache_bytes:
         raise ConfigError(
             f"rollout.kv_cache_bytes={cfg.rollout.kv_cache_bytes} cannot hold one sequence of model.max_context_tokens="
             f"{cfg.model.max_context_tokens} tokens, which takes {needed} bytes on CPU. Give at least that, and that times the "
             "sequences that should run at once to be quick; or cluster.device=cuda on GPU nodes."
+        )
+
+
+def _engines_on_cpu(cfg: RunConfig) -> bool:
+    return not (cfg.cluster.device == "cuda" or (cfg.cluster.device == "auto" and cfg.cluster.gpus_per_node))
+
+
+def _latent_attention_runs(cfg: RunConfig, model: Mapping) -> None:
+    """vLLM's CPU kernel for latent attention is compiled for one size only, and finds out at the first request."""
+    if not is_latent(model) or not _engines_on_cpu(cfg):
+        return
+    for key, size in (("kv_lora_rank", 512), ("qk_rope_head_dim", 64)):
+        if model.get(key) != size:
+            raise ConfigError(
+                f"{key} of the model's config.json is {model.get(key)!r}, but vLLM's CPU engines run latent attention with "
+                f"{size} only, as in DeepSeek-V3 and Moonlight. Use such a model, or cluster.device=cuda on GPU nodes."
+            )
+    if cfg.rollout.block_size != 16:
+        raise ConfigError(
+            f"rollout.block_size={cfg.rollout.block_size}, but vLLM's CPU engines run latent attention with blocks of 16 only. "
+            "Give rollout.block_size=16."
         )
 
 
@@ -218,8 +240,8 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
-    _baseline_needs_samples, _batch_divides, _context_holds_response, _kv_cache_holds_context, _repetition_is_sane,
-    _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
+    _baseline_needs_samples, _batch_divides, _context_holds_response, _latent_attention_runs, _kv_cache_holds_context,
+    _repetition_is_sane, _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
 )  # fmt: skip
 
 
@@ -253,7 +275,7 @@ def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
             f"{nodes} nodes x parallel.ranks_per_node={p.ranks_per_node} = {ranks} ranks, not divisible by tensor x pipeline x "
             f"context = {p.tensor} x {p.pipeline} x {p.context} = {model_ranks}. Change ranks_per_node, nodes or the layout."
         )
-    experts = int(model.get("num_experts") or 0)
+    experts = expert_count(model)
     if p.expert > 1:
         if not experts:
             raise ConfigError(f"parallel.expert={p.expert}, but the model has no experts. Give parallel.expert=1.")
