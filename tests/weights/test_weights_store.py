@@ -9,7 +9,7 @@ import requests
 
 from k15.errors import ClusterError, WeightsError
 from k15.weights import etcd as etcd_module
-from k15.weights import store as store_module
+from k15.weights import etcd_session
 from k15.weights.etcd import etcd_binary, join_etcd, start_etcd
 from k15.weights.segments import Entry, Manifest
 from k15.weights.store import CHUNK_BYTES, Store
@@ -104,7 +104,7 @@ def test_what_fails_says_why(tmp_path, monkeypatch):
 
 
 def test_one_of_three_members_may_be_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "FAILOVER_S", 5.0)
+    monkeypatch.setattr(etcd_session, "FAILOVER_S", 5.0)
     first = start_etcd(tmp_path / "0" / "data", "127.0.0.1", joinable=True)
     members = [first]
     try:
