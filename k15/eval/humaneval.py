@@ -8,6 +8,7 @@ theirs in C++ and Bash.
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from k15.errors import unknown_name
 from k15.eval.sources import Row, Source, field
@@ -25,6 +26,11 @@ PROMPT = (
     "Complete this {language} program. Answer with the whole program, what is given included, in one fenced block, "
     "without tests and without a main function.\n\n```{language}\n{code}\n```"
 )
+
+
+def load_bare(source: Source) -> list[Prompt]:
+    """As `load`, asked by the bare beginning of the program: for base models, which go on with it."""
+    return [replace(p, text=str(p.meta["code"])) for p in load(source)]
 
 
 def load(source: Source) -> list[Prompt]:

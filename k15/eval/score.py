@@ -32,6 +32,13 @@ class Scored:
         """pass@1, and pass@k and maj@k for `ks`."""
         return estimates([[v.correct for v in row] for row in self.verdicts], self.classes, ks)
 
+    def by_language(self) -> dict[str, list[Estimate]]:
+        """pass@1 of each language; nothing where there are not several."""
+        rows: dict[str, list[list[bool]]] = {}
+        for p, verdicts in zip(self.prompts, self.verdicts, strict=True):
+            rows.setdefault(str(p.meta.get("language", "")), []).append([v.correct for v in verdicts])
+        return {name: estimates(found, None, [1]) for name, found in rows.items()} if len(rows) > 1 else {}
+
     @property
     def mean_tokens(self) -> float:
         counts = [a.tokens for row in self.answers for a in row]

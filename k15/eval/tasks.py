@@ -151,6 +151,10 @@ _TABLE = (
         "humaneval_mul", "HumanEval in 8 languages, judged in the sandbox (humaneval_mul:python for one of them)",
         humaneval.load, prompt="plain", score="humaneval", votes=False,
     ),
+    Task(
+        "humaneval_mul_base", "the same for base models: the program's beginning as it is, to be gone on with",
+        humaneval.load_bare, prompt="plain", score="humaneval", votes=False,
+    ),
     Task("jsonl", "your own file: prompt, answer, optionally domain (math, code), id", _jsonl, prompt="plain", needs_file=True),
     Task(
         "stdio", "your own file of programs (LiveCodeBench): prompt, tests", _programs, prompt="program", votes=False,
@@ -162,7 +166,7 @@ _TABLE = (
     ),
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
-_TAKES_ARGUMENT = {t.name for t in _TABLE if t.needs_file} | {"humaneval_mul", LM_EVAL}
+_TAKES_ARGUMENT = {t.name for t in _TABLE if t.needs_file} | {"humaneval_mul", "humaneval_mul_base", LM_EVAL}
 
 
 def split_name(spec: str) -> tuple[str, str]:

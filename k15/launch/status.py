@@ -71,7 +71,9 @@ def of_run(folder: Path) -> Status:
     return Status(
         run=folder,
         job=job,
-        state=state_of(folder, fields, finished=iteration is not None and iteration == iterations),
+        state=state_of(
+            folder, fields, finished=(iteration is not None and iteration == iterations) or (folder / "results.json").is_file()
+        ),
         iteration=iteration,
         iterations=iterations,
         metrics=last,

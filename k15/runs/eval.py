@@ -30,7 +30,7 @@ from k15.reward.answer import check_template
 from k15.reward.judge import endpoint_key
 from k15.runs.entry import enter
 from k15.runs.eval_engine import Subject, answering, sample
-from k15.runs.eval_judge import judge
+from k15.runs.eval_judge import judge, judged_code
 from k15.runs.eval_plan import Plan, as_sampled, lm_settings, model_name, others, plans, stamp
 from k15.runs.job import run_folder
 from k15.sandbox.client import Access
@@ -135,6 +135,8 @@ def _sample(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan], subject
         open_ = [s for s in others(cfg) if not lm_harness.finished(_lm_folder(run_dir, s), lm)]
         if not missing and not open_:
             return
+        with judged_code(cfg, run_dir, found):  # what cannot be judged is said before it is sampled
+            pass
         urls, key = stack.enter_context(answering(cfg, subject, run_dir / "logs"))
         sample(cfg, subject, urls, key, missing)
         for spec in open_:

@@ -132,10 +132,12 @@ def sample(cfg: EvaluationConfig, subject: Subject, urls: Sequence[str], key: st
     """Sample what is missing, a task after the other. Raises EngineError; the answers that came are kept."""
 
     async def all_of_them() -> None:
-        name = SERVED_NAME if subject.folder is not None else cfg.engine.model
-        api = "completions" if subject.folder is not None else cfg.engine.api
+        own = subject.folder is not None
+        name, api = (SERVED_NAME, "completions") if own else (cfg.engine.model, cfg.engine.api)
         async with engine_session() as session:
-            endpoint = Endpoint(session, urls, name, key=key, api=api, timeout_s=cfg.engine.request_timeout_s)
+            endpoint = Endpoint(
+                session, urls, name, key=key, api=api, timeout_s=cfg.engine.request_timeout_s, tries=4 if own else 9
+            )  # one that serves others may be busy for minutes
             for label, asked, samples, sampling, store in missing:
                 at_once = cfg.engine.concurrency * len(urls)
                 await generate(endpoint, subject.prompts(asked), samples, sampling, cfg.seed, store, at_once, label)

@@ -30,10 +30,7 @@ def judge(cfg: EvaluationConfig, run_dir: Path, plans: Sequence[Plan]) -> list[R
     results: list[Result] = []
     with ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(cfg.workers))
-        access = None
-        if code := [p for plan in plans for p in plan.prompts if p.domain == "code"]:
-            access = stack.enter_context(_sandbox(cfg, run_dir))
-            connect(access, code)
+        access = stack.enter_context(judged_code(cfg, run_dir, plans))
         for plan in plans:
             results += _judged(cfg, run_dir, plan, pool, access)
     return results
@@ -51,6 +48,9 @@ def _judged(cfg: EvaluationConfig, run_dir: Path, plan: Plan, pool: WorkerPool, 
         "truncated": scored.truncated, **{k: v for k, v in written.items() if k not in ("weights", "stop")},
     }  # fmt: skip
     results = numbers(shown, ids, scored.estimates(cfg.pass_at if cfg.pass_at else [1, n]))
+    for language, found in scored.by_language().items() if plan.task.score == "humaneval" else ():
+        own = [p.id for p in prompts if p.meta["language"] == language]
+        results += numbers({**shown, "task": f"{plan.spec} {language}", "problems": len(own)}, own, found)
     if plan.task.name == "codeforces":
         assert access is not None, "programs are judged in the sandbox"
         results += _contest(cfg, scored, access, shown, ids)
@@ -91,12 +91,24 @@ def _write_verdicts(run_dir: Path, plan: Plan, scored: Scored) -> None:
 
 
 @contextmanager
+def judged_code(cfg: EvaluationConfig, run_dir: Path, plans: Sequence[Plan]) -> Iterator[Access | None]:
+    """The sandbox, connected, where a plan has programs. Raises SandboxError, ConfigError where it or a language is not there."""
+    code = [p for plan in plans for p in plan.prompts if p.domain == "code"]
+    if not code:
+        yield None
+        return
+    with _sandbox(cfg, run_dir) as access:
+        connect(access, code)
+        yield access
+
+
+@contextmanager
 def _sandbox(cfg: EvaluationConfig, run_dir: Path) -> Iterator[Access]:
     """The user's service, or one that ends with the block."""
     patience = {"patience_s": cfg.sandbox.patience_s}
     if cfg.sandbox.url is not None:
         yield Access.of(cfg.sandbox.url, cfg.sandbox.token_file, **patience)
         return
-    (run_dir / "logs").mkdir(exist_ok=True)
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     with own_sandbox(cfg.sandbox.workers, run_dir / "logs" / "sandbox.log", service_words(cfg.sandbox), **patience) as access:
         yield access
