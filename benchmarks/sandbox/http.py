@@ -133,6 +133,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=10, help="of each language")
     parser.add_argument("--languages", default=",".join(LANGUAGES))
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args(words)
     result = {"benchmark": "sandbox-http", "device": device(), "commit": commit(), "date": today(),
               "foreign_load_cores": foreign_load(), "target_per_s_a_core": TARGET}  # fmt: skip
@@ -144,9 +145,9 @@ def main(words: list[str] | None = None) -> int:
         result["latency"] = {name: latency(access, name, args.times) for name in chosen}
     result["reached"] = result["python"]["per_s_a_core"] >= TARGET
     print(json.dumps(result, indent=1))
-    if args.save:
-        name = f"sandbox-http-{result['date']}-{neutral_name()}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+    if args.save or args.out is not None:
+        out = args.out if args.out is not None else RESULTS / f"sandbox-http-{result['date']}-{neutral_name()}.json"
+        out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -7,6 +7,7 @@ On a machine that others use the figures by the clock say nothing; those of proc
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 from benchmarks import machine
@@ -28,15 +29,16 @@ def main(words: list[str] | None = None) -> int:
     for name, least in (("runs", 20), ("judgements", 20), ("soak", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least {least}")
-    name = f"{machine.today()}-{machine.neutral_name()}.json"
-    out = RESULTS / f"sandbox-starts-{name}"
-    save = ["--save"] if args.save else []
-    codes = [starts.main(["--runs", str(args.runs), *(["--out", str(out)] if args.save else [])])]
-    codes.append(http.main(["--judgements", str(args.judgements), *save]))
-    if args.save:
-        show(json.loads(out.read_text()), json.loads((RESULTS / f"sandbox-http-{name}").read_text()))
+    with tempfile.TemporaryDirectory() as folder:
+        place = RESULTS if args.save else Path(folder)
+        started, judged = (
+            place / f"sandbox-{what}-{machine.today()}-{machine.neutral_name()}.json" for what in ("starts", "http")
+        )
+        codes = [starts.main(["--runs", str(args.runs), "--out", str(started)])]
+        codes.append(http.main(["--judgements", str(args.judgements), "--out", str(judged)]))
+        show(json.loads(started.read_text()), json.loads(judged.read_text()))
     if args.soak:
-        codes.append(soak.main(["--runs", str(args.soak), *save]))
+        codes.append(soak.main(["--runs", str(args.soak), *(["--save"] if args.save else [])]))
     return max(codes)
 
 

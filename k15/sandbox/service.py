@@ -92,6 +92,7 @@ class Service:
     def __init__(self, settings: ServiceSettings, backend: Backend, images: Images) -> None:
         self._settings, self._backend, self._images = settings, backend, frozenset(images.names())
         self._store, self._tracing, self._tracing_lock = images, None, threading.Lock()
+        self._ready: dict[int, Any] = {}  # requests as records, from their arrival until a worker takes them
         self._sessions = Sessions(images, settings.sessions, settings.session_idle_s)
         self.metrics = Metrics()
         self._judge = Judge(backend)
@@ -181,8 +182,11 @@ class Service:
         id_ = body.pop("id", None)
         if id_ is not None and not (isinstance(id_, str) and _ID.fullmatch(id_)):
             raise ConfigError("`id` must be 1 to 200 letters, digits and . _ : - characters.")
-        self._parsed(kind, body)
-        return _response(await self._queue.submit(kind, body, id_, request.query.get("wait", "1") != "0"))
+        self._ready[id(body)] = self._parsed(kind, body)
+        try:
+            return _response(await self._queue.submit(kind, body, id_, request.query.get("wait", "1") != "0"))
+        finally:
+            self._ready.pop(id(body), None)
 
     async def _result(self, request: web.Request) -> web.Response:
         return _response(await self._queue.result(request.match_info["id"]))
@@ -221,11 +225,13 @@ class Service:
             )
 
     def _execute(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """In a worker thread. After a restart the request is read again, hence parsed here too."""
+        """In a worker thread. A request that nobody waits for (any more), or of before a restart, is parsed again."""
+        submission = self._ready.pop(id(body), None)
+        if submission is None:
+            submission = self._parsed(kind, body)
         if kind == "run":
             with self.metrics.seconds.labels(kind, "").time():
-                return outcome_json(self._judge.run(self._parsed(kind, body)))
-        submission = self._parsed(kind, body)
+                return outcome_json(self._judge.run(submission))
         name = language(submission.language).name
         with self.metrics.seconds.labels(kind, name).time():
             result = self._graded(submission) if kind == "dmoj" else self._judge.judge(submission)
