@@ -9,7 +9,6 @@ The label (vLLM's weight version) goes into every answer: `k15.rollout.stream` t
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,13 @@ class EngineWeights:
     def k15_check(self, version: int, paths: list[str]) -> dict[str, Any]:
         """Check `version` in local segment files: {"check_s", "bytes"} or {"error": why}; the weights are not touched.
 
-        Versions, and the exact cover of every tensor of the model; the slices' checksums are shared out among the workers,
-        so that together they have read every byte once. What is found good is kept for `k15_load`.
+        Versions, the exact cover of every tensor of the model, and checksums unless this node has looked at them. All workers
+        check before one loads. What is found good is kept for `k15_load`.
         """
         start = time.perf_counter()
         try:
             refuse_quantised(self.vllm_config)
-            ranks = self.parallel_config.world_size
-            share = self.rank % ranks, ranks
-            self._k15_pieces, nbytes = _checked(version, [Path(p) for p in paths], self.model_config.hf_config.to_dict(), share)
+            self._k15_pieces, nbytes = _checked(version, [Path(p) for p in paths], self.model_config.hf_config.to_dict())
         except WeightsError as error:
             return {"error": str(error)}
         return {"check_s": time.perf_counter() - start, "bytes": nbytes}
@@ -64,26 +61,21 @@ class EngineWeights:
         return {"load_s": time.perf_counter() - start, "bytes_read": meter.bytes_read}
 
     def k15_forget(self) -> None:
-        """Let go of what `k15_check` kept: the memory of its segments can be freed."""
+        """Let go of what `k15_check` kept: the memory of its segments may be written again, or freed."""
         self.__dict__.pop("_k15_pieces", None)
 
 
-def _checked(version: int, paths: list[Path], config: dict[str, Any], share: tuple[int, int]) -> tuple[Pieces, int]:
-    """The pieces of `paths`, known to be whole, and their bytes. `share` (rank, ranks): whose part of the checksums is
-    verified here. Raises WeightsError."""
+def _checked(version: int, paths: list[Path], config: dict[str, Any]) -> tuple[Pieces, int]:
+    """The pieces of `paths`, known to be whole, and their bytes. Raises WeightsError."""
     manifests = [load_manifest(path) for path in paths]
     wrong = [f"{path.name} is of version {m.version}" for path, m in zip(paths, manifests) if m.version != version]
     if wrong:
         raise WeightsError(f"weights {version} were asked for, but {'; '.join(wrong)}")
-    pieces = Pieces(piece for path, m in zip(paths, manifests) for piece in read_segment(path, m, verify=False))
+    pieces = Pieces(piece for path, m in zip(paths, manifests) for piece in read_segment(path, m))
     try:
         pieces.check(hf_shapes(config))
     except ConfigError as error:
         raise WeightsError(str(error)) from error
-    rank, ranks = share
-    for path, manifest in zip(paths, manifests):
-        for _ in read_segment(path, replace(manifest, entries=manifest.entries[rank::ranks])):
-            pass
     return pieces, sum(m.nbytes for m in manifests)
 
 

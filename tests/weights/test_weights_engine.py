@@ -31,9 +31,9 @@ PROMPT = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28,
 class Server:
     """One vLLM API server on the CPU. `argv` and `env` are the settings that k15 itself uses."""
 
-    def __init__(self, model, port: int, log, block_size: int = 32) -> None:
+    def __init__(self, model, port: int, log) -> None:
         self.url, self.token, self.log = f"http://127.0.0.1:{port}", secrets.token_urlsafe(16), log
-        settings = RolloutConfig(kv_cache_bytes=1 << 26, max_concurrent=8, block_size=block_size)
+        settings = RolloutConfig(kv_cache_bytes=1 << 26, max_concurrent=8)
         argv, env = engine_command(
             settings, model_dir=model, host="127.0.0.1", port=port, device="cpu", dtype="float32", max_context=128,
             dummy=True, token=self.token, worker_extension="k15.weights.engine.EngineWeights",
@@ -105,12 +105,7 @@ async def same(server, session, model) -> None:
 
 # The two shapes whose packed weights vLLM's own reload leaves stale; the MoE's experts also need padding (48 to 64).
 MOE = {"moe_intermediate_size": 48, "norm_topk_prob": True, "head_dim": 32, "mlp_only_layers": []}
-MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}  # the only latent sizes, and blocks of 16, that its CPU attention has
-MODELS = {
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen3-moe": ("qwen3_moe", MOE),
-    "deepseek": ("deepseek_v3", {}),
-}
+MODELS = {"qwen2-tied": ("qwen2", {"tie_word_embeddings": True}), "qwen3-moe": ("qwen3_moe", MOE)}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -129,7 +124,7 @@ def engine(make_model, tmp_path_factory, kind):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    server = Server(folder / "model", port, folder / "server.log", block_size=16 if kind[0] == "deepseek_v3" else 32)
+    server = Server(folder / "model", port, folder / "server.log")
     yield server, config
     server.stop()
 

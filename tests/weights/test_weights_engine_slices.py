@@ -154,7 +154,7 @@ def load_both_ways(rank: int, folder: str, port: int) -> None:
         assert worker.k15_version() == 1
         sliced = state(model)
         # Beside it: full tensors, assembled in this worker.
-        pieces, _ = _checked(1, [Path(p) for p in paths], worker.model_config.hf_config.to_dict(), (0, 1))
+        pieces, _ = _checked(1, [Path(p) for p in paths], worker.model_config.hf_config.to_dict())
         for tensor in model.state_dict().values():
             tensor.fill_(7)
         with repacking(model):
