@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,17 @@ class Task(ABC):
 
     units = 1
 
-    def __init__(self, cfg: SftConfig | DpoConfig, files: Sequence[Examples], weights: Sequence[float], extra: Examples | None):
+    def __init__(
+        self, cfg: SftConfig | DpoConfig, files: Sequence[Iterable[Sample]], weights: Sequence[float], extra: Examples | None
+    ) -> None:
         """`extra`: held-out examples of files of their own; None: `eval_fraction` of each file. Raises DataError."""
         self.cfg = cfg
-        joined = Examples(e[i] for e in files for i in range(len(e)))
-        sides = [held_out(e, cfg.data.eval_fraction if extra is None else 0.0, self.units) for e in files]
-        out = np.concatenate(sides)
+        joined, bounds = Examples(), [0]
+        for file in files:
+            for sample in file:
+                joined.add(sample)
+            bounds.append(len(joined) // self.units)
+        out = held_out(joined, cfg.data.eval_fraction if extra is None else 0.0, self.units)
         if not (~out).any():
             raise DataError("all examples are held out, none is left to train on; lower data.eval_fraction")
         self.examples, self.kept = joined, np.flatnonzero(~out)
@@ -47,7 +53,7 @@ class Task(ABC):
         lengths = joined.lengths.reshape(-1, self.units)[self.kept]
         stages = cfg.named_stages()
         self._check_lengths(lengths.max(axis=1), max(s.context_tokens for s in stages.values() if s.epochs))
-        sizes = [int((~side).sum()) for side in sides]
+        sizes = [int((~out[a:b]).sum()) for a, b in pairwise(bounds)]
         self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), lengths.max(axis=1), cfg.seed)
         self.fingerprint = joined.fingerprint()
         for name, count in self.schedule.left_out.items():
@@ -103,9 +109,9 @@ class SftTask(Task):
                 data.arithmetic, cfg.seed, guess_fraction=style.guess_fraction, slip_fraction=style.slip_fraction,
                 checked_fraction=style.checked_fraction,
             )  # fmt: skip
-            files = [Examples(answer(p, r, tokenizer) for p, r in rows)]
+            files = [(answer(p, r, tokenizer) for p, r in rows)]
         else:
-            files = [Examples(sft_rows(cfg, p, tokenizer)) for p in data.paths]
+            files = [sft_rows(cfg, p, tokenizer) for p in data.paths]
         extra = Examples(s for p in data.eval_paths for s in sft_rows(cfg, p, tokenizer)) if data.eval_paths else None
         super().__init__(cfg, files, data.weights or [1.0] * len(files), extra)
 
@@ -126,7 +132,7 @@ class DpoTask(Task):
 
     def __init__(self, cfg: DpoConfig, tokenizer: TextTokenizer) -> None:
         data = cfg.data
-        files = [Examples(s for pair in dpo_rows(cfg, p, tokenizer) for s in pair) for p in data.paths]
+        files = [chain.from_iterable(dpo_rows(cfg, p, tokenizer)) for p in data.paths]
         extra = Examples(s for p in data.eval_paths for pair in dpo_rows(cfg, p, tokenizer) for s in pair)
         super().__init__(cfg, files, [1.0] * len(files), extra if data.eval_paths else None)
         self.preference = {"beta": cfg.loss.beta, "smoothing": cfg.loss.label_smoothing}
@@ -134,25 +140,30 @@ class DpoTask(Task):
 
     async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
         """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
-        key = json.dumps([self.fingerprint, len(self.validation), self.cfg.model.path, self.cfg.model.dtype])
+        data = (self.fingerprint, Examples(self.validation).fingerprint())
+        key = json.dumps([*data, self.cfg.model.path, self.cfg.model.dtype])
         path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if path.is_file():
             self.reference = np.load(path)
-        samples = [self.examples[i] for i in range(len(self.examples))] + self.validation
         missing = np.flatnonzero(np.isnan(self.reference))
         if not len(missing):
             return True
         if resumed:
             raise TrainerError(f"{path} is missing or incomplete, and the weights have moved on from the reference. Start anew.")
-        lengths = np.array([len(samples[i].tokens) for i in missing])
+        lengths = np.concatenate((self.examples.lengths, [len(s.tokens) for s in self.validation]))[missing]
         for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
-            self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[samples[i] for i in chosen])
+            self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[self._numbered(i) for i in chosen])
             if stopped():
                 break
         temporary = path.with_suffix(f".{os.getpid()}.npy")
         np.save(temporary, self.reference)
         temporary.rename(path)
         return not np.isnan(self.reference).any()
+
+    def _numbered(self, index: int) -> Sample:
+        """In the order of `reference`: all examples, then the validation's."""
+        count = len(self.examples)
+        return self.examples[index] if index < count else self.validation[index - count]
 
     async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]:
         units = self.kept[step.units]

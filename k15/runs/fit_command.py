@@ -52,8 +52,11 @@ def finished(run_dir: Path, cfg: SftConfig | DpoConfig) -> bool:
     """Are all steps of the run done, and is the export there?"""
     if not (run_dir / "checkpoints").is_dir():
         return False
-    found = Checkpoints(run_dir, cfg.save.keep, FitState).latest()
-    done = found is not None and found[1].iteration == found[1].iterations
+    complete = Checkpoints(run_dir, cfg.save.keep, FitState).complete()
+    if not complete:
+        return False
+    state = json.loads((complete[-1] / "controller.json").read_text())
+    done = state.get("iteration") == state.get("iterations")
     return done and (not cfg.save.export_hf or (run_dir / "hf" / "config.json").is_file())
 
 
