@@ -159,6 +159,17 @@ class JudgeConfig:
 
 
 @dataclass
+class ClassicConfig:
+    """A Classic reward model (report 2.3.5) for the domain `math`, where `path` is given: export/ of `k15 reward_model`."""
+
+    path: str | None = None
+    asks: str = "rejected"  # rejected: only answers that the rule refused; all: it decides in place of the rule
+    threshold: float = 0.5  # correct above this probability
+    device: str = "cpu"  # of its process on the head node: cpu | cuda | auto
+    timeout_s: float = 300.0  # of one group's answers
+
+
+@dataclass
 class RewardConfig:
     correct: float = 1.0
     domains: DomainsConfig = field(default_factory=DomainsConfig)
@@ -169,6 +180,7 @@ class RewardConfig:
     custom_weight: float = 1.0
     audit_fraction: float = 0.05  # of accepted answers, judged again by a second method; a metric, no reward. 0: none
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    classic: ClassicConfig = field(default_factory=ClassicConfig)
     timeout_s: float = 5.0  # of one check or custom reward; processor time for algebra, by the clock for custom
     memory_gb: float = 4.0  # that a worker process may allocate for a custom reward
     workers: int = 1

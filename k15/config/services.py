@@ -58,6 +58,11 @@ def _members_fit(cfg: RunConfig) -> None:
 
 def _judge_is_whole(cfg: RunConfig) -> None:
     j = cfg.reward.judge
+    if j.rejected and cfg.reward.classic.path is not None:
+        raise ConfigError(
+            "reward.judge.rejected and reward.classic.path are both set, but one of them must decide what the rule refused. "
+            "Leave one out."
+        )
     if j.url is None:
         asked = [f"reward.judge.{name}" for name in ("rejected", "audit", "model", "key_env") if getattr(j, name)]
         if asked:

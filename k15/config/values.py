@@ -21,6 +21,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "cluster.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16"),
     "weights.transport": ("auto", "http", "mooncake"),
+    "reward.classic.asks": ("rejected", "all"),
+    "reward.classic.device": ("auto", "cpu", "cuda"),
     "sandbox.backend": ("auto", "crun", "bubblewrap"),
 }
 POSITIVE = (

@@ -21,6 +21,7 @@ from k15.reward.math import FAILED, MathVerdict, verdicts
 from k15.reward.opinion import LoopJudge, OpenAsk
 from k15.reward.pool import Outcome, WorkerPool
 from k15.reward.repetition import repetition_reward
+from k15.reward.scalar import Classic, Probabilities
 from k15.types import Group, Prompt, Score
 
 Judge = Callable[[Sequence[tuple[str, str]], str, WorkerPool, str], list[MathVerdict]]  # pairs, template, pool, question
@@ -54,13 +55,14 @@ class Rewards:
 
     `failures` counts checks and custom rewards that crashed, failed or timed out; each of them scored 0. `seed` is the
     run's; `second` judges the audited answers (None: math-verify as it comes, or `reward.judge`, for `math` only).
-    `open_ask`: how the judge of `reward.judge` is asked where its url is `engines`.
+    `open_ask`: how the judge of `reward.judge` is asked where its url is `engines`; `probabilities`: how `reward.classic` is.
     Raises ConfigError at once where the template, a weight or the custom function is wrong.
     """
 
     def __init__(
-        self, cfg: RewardConfig, seed: int = 0, second: SecondMethod | None = None, open_ask: OpenAsk | None = None
-    ) -> None:
+        self, cfg: RewardConfig, seed: int = 0, second: SecondMethod | None = None, open_ask: OpenAsk | None = None,
+        probabilities: Probabilities | None = None,
+    ) -> None:  # fmt: skip
         self._cfg = cfg
         self._template = check_template(cfg.template)
         self.failures: Counter[str] = Counter()
@@ -70,6 +72,7 @@ class Rewards:
             if value < 0:
                 raise ConfigError(f"reward.{name} is {value}, but it must be at least 0: it is subtracted where deserved.")
         self._judge = LoopJudge(cfg.judge, seed, open_ask) if cfg.judge.url is not None else None
+        self._classic = Classic(cfg.classic, probabilities) if cfg.classic.path is not None else None
         self._pool = WorkerPool(cfg.workers, cfg.timeout_s)
         self._audited = frozenset({"math"}) if second is None else frozenset(DOMAINS)
         if second is None:
@@ -83,7 +86,7 @@ class Rewards:
     def score_group(self, group: Group, texts: Sequence[str], iteration: int, audit: bool = True) -> list[Score]:
         """Scores of a group's rollouts, in order. `texts`: their decoded responses; `iteration` counts from 0.
 
-        `audit` False (for evaluation): no answer is judged again, by the audit or by `reward.judge`.
+        `audit` False (for evaluation): no answer is judged again, by the audit, `reward.judge` or `reward.classic`.
         """
         assert len(texts) == len(group.rollouts), f"{len(texts)} texts for {len(group.rollouts)} rollouts"
         prompt = group.prompt
@@ -91,6 +94,8 @@ class Rewards:
         found = DOMAINS[prompt.domain]([(text, prompt.answer) for text in texts], self._template, self._pool, prompt.text)
         if audit and prompt.domain == "math" and self._judge is not None and self._cfg.judge.rejected:
             found = self._judge.reconsider(prompt, texts, found)
+        if audit and prompt.domain == "math" and self._classic is not None:
+            found = self._classic.reconsider(prompt, texts, found)
         if audit and prompt.domain in self._audited:
             self._audit.look(prompt, [text for text, v in zip(texts, found, strict=True) if v.correct])
         right, length = self._weights(prompt.domain)
@@ -136,6 +141,7 @@ class Rewards:
         """What audit and judge found and how many checks failed since the last call (names: docs/metrics.md)."""
         new, self._counted = self.failures - self._counted, Counter(self.failures)
         judged = self._judge.take_metrics() if self._judge is not None else {}
+        judged |= self._classic.take_metrics() if self._classic is not None else {}
         return {
             **self._audit.take_metrics(),
             **judged,

@@ -17,6 +17,7 @@ from k15.reward.opinion import engines_opener
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
 from k15.rollout.worker import RolloutWorker
+from k15.runs.classic import served_classic
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
 from k15.runs.head import exit_code, open_head
@@ -57,7 +58,10 @@ async def main(run_dir: Path) -> None:
                 cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all if not e.visiting], token,
                 tokenizer.encode_prompt, tokenizer.decode,
             )  # fmt: skip
-            with Rewards(cfg.reward, cfg.seed, open_ask=ask) as rewards:
+            with (
+                served_classic(cfg.reward, run_dir) as probabilities,
+                Rewards(cfg.reward, cfg.seed, open_ask=ask, probabilities=probabilities) as rewards,
+            ):
                 loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, head.stop)
                 await run(loop, found)
         finally:

@@ -1,7 +1,20 @@
 """`k15 testgen PROBLEMS --out FOLDER`: tests for code problems, and the funnel that they went through.
 
 The sandbox is the service at --sandbox-url, or one that runs as long as the command does. Killed, it goes on where it was
-when the same command is given again. Writes problems.jsonl (train on it with data.kind=jsonl), results.jsonl and funnel.json.
+when the same command is given again. Writes problems.jsonl (train on it with data=jsonl data.path=FOLDER/problems.jsonl),
+results.jsonl (why each was kept or not) and funnel.json. Exit code: 0; 3 where no problem was kept; 2 for wrong words or data.
+
+PROBLEMS is a folder with a folder for each problem, or a JSONL file with the same as fields (id, statement, submissions, ...):
+
+    PROBLEMS/two-sum/statement.md     what is asked: input, output, limits
+    PROBLEMS/two-sum/right_1.py       ground-truth submissions (right_*.py, .cpp, .java, .js, ...), 10 of them for the
+    PROBLEMS/two-sum/right_2.cpp      report's gates (--submissions; a case counts if --agree of them agree)
+    PROBLEMS/two-sum/generator.py     optional: defines generate(case, cases, io), with CYaRon; else give --engine-url
+    PROBLEMS/two-sum/wrong_1.py       optional: known wrong submissions, for audits; no test is made from them
+    PROBLEMS/two-sum/problem.json     optional: {"tolerance": 1e-6, "time_s": 2, "memory_mb": 256}
+
+As a Slurm job: sbatch --cpus-per-task 8 --wrap "k15 testgen PROBLEMS --out FOLDER --sandbox-workers 8"; the same line again
+goes on where the first was stopped.
 """
 
 import argparse
@@ -31,12 +44,13 @@ from k15.testgen.problems import load_problems
 from k15.testgen.settings import TestgenSettings
 from k15.testgen.store import write_store
 
+NOTHING_KEPT = 3  # exit code
 STARTS_WITHIN_S = 120.0
 PATIENCE = {"timeout_s": 1800.0, "patience_s": 3600.0}  # fifty runs of a slow submission are one request
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0, also where no problem is kept. Raises ConfigError, DataError, EngineError, SandboxError."""
+    """Exit code: 0, or 3 where no problem is kept. Raises ConfigError, DataError, EngineError, SandboxError."""
     args = _parser().parse_args(list(argv))
     settings = TestgenSettings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TestgenSettings)})
     problems = load_problems(args.problems)
@@ -52,7 +66,13 @@ def main(argv: Sequence[str]) -> int:
     summary = {"settings": dataclasses.asdict(settings), "problems": len(problems), "funnel": funnel(results)}
     atomic_write(out / "funnel.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(table(results))
-    return 0
+    if any(r.kept for r in results):
+        return 0
+    print(
+        f"k15 testgen: no problem was kept, so {out / 'problems.jsonl'} is empty; why is in {out / 'results.jsonl'}.",
+        file=sys.stderr,
+    )
+    return NOTHING_KEPT
 
 
 class _Told:
@@ -78,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("problems", help="a folder with a folder for each problem (statement.md, right_*.py, ...), or JSONL")
-    add("--out", required=True, help="folder for results; the same one again continues")
+    add("--out", required=True, help="a folder of its own for the results; the same one again continues")
     add("--sandbox-url", help="of `k15 sandbox serve`; without it one is started here")
     add("--sandbox-token-file")
     add("--sandbox-workers", type=int, default=2, help="jobs at once in the service that is started here")

@@ -186,3 +186,9 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="another k15 process"):
         Journal(tmp_path / "journal.sqlite")
     journal.close()
+
+
+def test_nothing_kept_is_said_and_is_no_success(words, tmp_path, capsys):
+    assert main([*words, "--out", str(tmp_path), "--submissions", "40", "--agree", "30", "--passing", "30"]) == 3
+    assert f"no problem was kept, so {tmp_path / 'problems.jsonl'} is empty" in capsys.readouterr().err
+    assert {json.loads(line)["stage"] for line in (tmp_path / "results.jsonl").read_text().splitlines()} == {"submissions"}

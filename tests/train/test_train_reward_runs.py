@@ -11,9 +11,16 @@ import pytest
 import torch
 
 from k15.cli import main
+from k15.config.schema import ClassicConfig, RewardConfig
 from k15.data.tokenizer import load_tokenizer
+from k15.errors import ConfigError, EngineError
 from k15.eval.spot_check import read_checks
+from k15.reward.asked import REFUSALS
 from k15.reward.classic import input_text, load_calibration
+from k15.reward.math import score
+from k15.reward.router import Rewards, check_rewards
+from k15.runs.classic import served_classic
+from k15.types import Group, Prompt, Rollout, Segment
 
 SMALL = ["fit.batch_size=16", "data.train_size=200", "data.eval_size=40", "data.calibration_size=60", "model.tiny.num_layers=2",
          "model.tiny.hidden_size=64", "model.tiny.intermediate_size=96"]  # fmt: skip
@@ -48,6 +55,34 @@ def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_expor
             theirs = calibration.probability(float(model(tokens).logits))
         assert check.probability == pytest.approx(theirs, abs=1e-5) and check.verdict == (theirs > 0.5)
     assert "Classic" in (run / "spot_check.md").read_text()
+    in_a_run(run / "export", checks, tmp_path)
+
+
+def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
+    """The same head as a run's reward: asked where the rule refused, as certain as in the spot check, and mortal."""
+    verdicts = [score(c.triple.response, c.triple.reference, "#ANSWER") for c in checks]
+    refused = [c for c, v in zip(checks, verdicts, strict=True)
+               if not v.correct and v.extracted is not None and v.reason not in REFUSALS]  # fmt: skip
+    p = [c.probability for c in refused]
+    assert len(refused) > 5 and min(p) < max(p)
+    threshold = sorted(p)[len(p) // 2] - 1e-4
+    cfg = RewardConfig(template="#ANSWER", classic=ClassicConfig(path=str(export), threshold=threshold))
+    with served_classic(cfg, tmp_path) as probabilities, Rewards(cfg, probabilities=probabilities) as rewards:
+        for check in refused:
+            t = check.triple
+            group = Group(Prompt("p", t.question, t.reference), (Rollout("p", 0, 0, (1,), (Segment((1,), (0.0,), 0, "stop"),)),))
+            (found,) = rewards.score_group(group, [t.response], 0)
+            assert found.correct == (check.probability > threshold) and found.reason.startswith(
+                f"classic: {check.probability:.3f}"
+            )
+            assert not rewards.score_group(group, [t.response], 0, audit=False)[0].correct, "evaluation is by rule"
+        metrics = rewards.take_metrics()
+        assert metrics["reward_classic_n"] == len(refused) > metrics["reward_classic_accepted"] > 0
+        probabilities.__self__._process.kill()
+        with pytest.raises(EngineError, match="classic.log"):
+            rewards.score_group(group, [t.response], 0)
+    with pytest.raises(ConfigError, match="no Classic reward model"):
+        check_rewards(RewardConfig(classic=ClassicConfig(path=str(tmp_path))))
 
 
 @pytest.mark.megatron

@@ -1,0 +1,108 @@
+"""The process that serves a Classic reward model to a run: `reward.classic.path` on the head node, asked by the controller.
+
+    Rewards ── triples ──▶ ClassicProcess ── socket pair ──▶ `python -m k15.runs.classic FD FOLDER DEVICE` (trainer, value head)
+
+The weights stay as they were trained, so one process lives as long as the run; it ends with its parent. It is not on the
+trainer's ranks, which hold the policy, nor behind HTTP: nothing but the controller may ask it.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from k15 import child
+from k15.config.reward_model import RewardModelConfig
+from k15.config.schema import ClassicConfig, ModelConfig, RewardConfig
+from k15.errors import EngineError
+from k15.log import get_logger
+from k15.reward.scalar import Probabilities
+from k15.reward.worker import receive, send
+from k15.types import Triple
+
+START_S = 600.0  # imports, weights
+log = get_logger("classic")
+
+
+class ClassicProcess:
+    """A served model; `probabilities` may be called from any thread. Use it in a `with`."""
+
+    def __init__(self, cfg: ClassicConfig, log_file: Path) -> None:
+        self._cfg, self._log, self._lock = cfg, log_file, threading.Lock()
+        ours, theirs = socket.socketpair()
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, log_file.open("ab") as out:
+            words = [str(theirs.fileno()), str(Path(str(cfg.path)).absolute()), cfg.device]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "k15.runs.classic", *words], pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare,
+            )  # fmt: skip
+        self._socket = ours
+        self._started = False
+
+    def probabilities(self, triples: Sequence[Triple]) -> list[float]:
+        """P(correct) of each triple. Raises EngineError where the process has died or does not answer in time."""
+        with self._lock:
+            self._socket.settimeout(self._cfg.timeout_s + (0 if self._started else START_S))
+            try:
+                send(self._socket, list(triples))
+                ok, value = receive(self._socket)  # type: ignore[misc]
+            except (OSError, EOFError) as error:
+                how = "does not answer" if self._process.poll() is None else f"ended (status {self._process.returncode})"
+                raise EngineError(f"the Classic reward model's process {how}: {error}; its log is {self._log}") from error
+            self._started = True
+        if not ok:
+            raise EngineError(f"the Classic reward model failed: {value}; its log is {self._log}")
+        return value
+
+    def __enter__(self) -> "ClassicProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        child.end(self._process)
+
+
+@contextmanager
+def served_classic(cfg: RewardConfig, run_dir: Path) -> Iterator[Probabilities | None]:
+    """How `reward.classic` is asked, as long as the block lasts; None where the run has none."""
+    if cfg.classic.path is None:
+        yield None
+        return
+    with ClassicProcess(cfg.classic, run_dir / "logs" / "classic.log") as process:
+        yield process.probabilities
+
+
+def serve(connection: socket.socket, folder: Path, device_name: str) -> None:
+    """Answer until the other side has gone."""
+    from k15.node.network import free_port
+    from k15.runs.job import device
+    from k15.runs.reward_fit import ClassicScorer  # brings torch
+    from k15.train.device import init_distributed, pick_device
+
+    config = json.loads((folder / "config.json").read_text())
+    dtype = str(config.get("torch_dtype", config.get("dtype", "float32")))
+    context = int(config.get("max_position_embeddings", 0))
+    placed = pick_device(device(device_name), 0)
+    init_distributed(placed, 0, 1, f"127.0.0.1:{free_port('127.0.0.1')}")
+    cfg = RewardModelConfig(kind="classic", model=ModelConfig(path=str(folder), dtype=dtype, max_context_tokens=context))
+    scorer = ClassicScorer.load(folder, cfg, placed)
+    log.info("serving %s on %s", folder, placed)
+    while True:
+        try:
+            triples = receive(connection)
+        except EOFError:
+            return
+        try:
+            answer = (True, scorer.score(triples))  # type: ignore[arg-type]
+        except Exception as error:  # the parent raises it and ends the run
+            answer = (False, f"{type(error).__name__}: {error}"[:1000])
+        send(connection, answer)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
