@@ -57,7 +57,7 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
     run_dir.mkdir(parents=True, exist_ok=True)
     chunks = [prompts[i : i + cfg.chunk_prompts] for i in range(0, len(prompts), cfg.chunk_prompts)]
     with closing(Journal(run_dir / "answers.sqlite")) as journal:
-        keys = [_key(cfg, chunk) for chunk in chunks]
+        keys = [chunk_key(cfg, chunk) for chunk in chunks]
         missing = [i for i, key in enumerate(keys) if journal.get(key) is None]
         if missing:
             atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
@@ -69,7 +69,7 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
     return 0
 
 
-def _key(cfg: AnswersConfig, chunk: Sequence[Prompt]) -> str:
+def chunk_key(cfg: AnswersConfig, chunk: Sequence[Prompt]) -> str:
     """Names all that an answer and its verdict depend on."""
     r = cfg.rollout
     sampling = (r.temperature, r.top_p, r.max_response_tokens, asdict(r.repetition))
@@ -85,13 +85,14 @@ def _fill(cfg: AnswersConfig, run_dir: Path, journal: Journal, todo: Sequence[tu
         folder, logs, cfg.rollout, device=device(cfg.cluster.device), dtype=cfg.model.dtype,
         max_context_tokens=cfg.model.max_context_tokens, start_timeout_s=cfg.start_timeout_s,
     ) as (urls, token):  # fmt: skip
-        asyncio.run(_sample(cfg, urls, token, journal, todo, load_tokenizer(folder, chat=cfg.model.chat)))
+        asyncio.run(sample(cfg, urls, token, journal, todo, load_tokenizer(folder, chat=cfg.model.chat)))
 
 
-async def _sample(
+async def sample(
     cfg: AnswersConfig, urls: Sequence[str], token: str, journal: Journal, todo: Sequence[tuple[str, Sequence[Prompt]]],
     tokenizer: TextTokenizer,
 ) -> None:  # fmt: skip
+    """Ask the engines at `urls` for each chunk of `todo`, judge, and journal it under its key. Raises EngineError."""
     await open_sandbox(cfg.sandbox, [p for _, chunk in todo for p in chunk], [], token)
     async with engine_session() as session:
         clients = [EngineClient(url, token, session, cfg.rollout.request_timeout_s) for url in urls]

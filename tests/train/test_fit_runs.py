@@ -16,7 +16,6 @@ from k15.data.store import load_datasets
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.log import read_metrics
-from k15.reward.math import score
 from k15.runs.fit import SftTask
 
 pytestmark = [pytest.mark.megatron, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -91,25 +90,3 @@ def test_preferences_are_learned_from_pairs(tuned, tmp_path):
     assert metrics[1]["loss"] == pytest.approx(0.6931, abs=1e-3)  # tensor-parallel ranks count once
     assert last["eval_loss"] < 0.4 and last["eval_preferred"] > 0.9 and last["eval_margin"] > 0.5
     assert len(list(run.glob("reference-*.npy"))) == 1 and (run / "hf" / "config.json").is_file()
-
-
-@pytest.mark.vllm
-def test_shortest_answers_are_sampled_judged_and_kept(tuned, tmp_path):
-    """On a real engine; the second run has nothing to ask and writes the same files."""
-    run = tmp_path / "shortest"
-    words = ["shortest", "experiment=shortest_tiny", f"model.path={tuned / 'hf'}", "data.train_size=40", "chunk_prompts=16",
-             "samples=8", "rollout.max_response_tokens=24"]  # fmt: skip
-    finish(start(run, *words), run)
-    files = {name: (run / name).read_bytes() for name in ("shortest.jsonl", "pairs.jsonl", "summary.json")}
-    summary = json.loads(files["summary.json"])
-    assert (summary["prompts"], summary["answers"]) == (40, 320) and 0 < summary["length_mean"] <= 24
-    best = [json.loads(line) for line in files["shortest.jsonl"].splitlines()]
-    assert summary["accuracy"] > 0 and len(best) == summary["shortest"] > 0
-    answers = {p.text: p.answer for p in load_datasets(DataConfig(train_size=40), 0)[0]}
-    assert all(score(row["response"], answers[row["prompt"]]).correct for row in best)
-    for name in files:
-        (run / name).unlink()
-    for log in run.glob("engine-*.log"):
-        log.unlink()
-    finish(start(run, *words), run)
-    assert files == {name: (run / name).read_bytes() for name in files} and not list(run.glob("engine-*.log"))

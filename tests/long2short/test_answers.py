@@ -1,0 +1,65 @@
+"""Sampling for long2short against an engine at the edge: a run that broke off goes on with the chunks that are missing."""
+
+import asyncio
+
+import pytest
+from rollout.fake_engine import TOKEN, FakeEngine, expected
+
+from k15.config.compose import compose_as
+from k15.config.shortest import ShortestConfig
+from k15.data.arithmetic import ALPHABET
+from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
+from k15.errors import EngineError
+from k15.log.journal import Journal
+from k15.long2short.answers import Answered
+from k15.runs.answers import chunk_key, sample
+from k15.runs.shortest import write
+from k15.types import Prompt
+
+SETTINGS = ["samples=2", "seed=3", "rollout.max_response_tokens=30", "model.max_context_tokens=100", "rollout.max_retries=0",
+            "rollout.repetition.enabled=false", "reward.audit_fraction=0"]  # fmt: skip
+
+
+def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
+    cfg = compose_as(ShortestConfig, "shortest", SETTINGS)
+    write_char_tokenizer(tmp_path, ALPHABET + "abcdefghijklmnopqrstuvwxyz")
+    tokenizer = load_tokenizer(tmp_path)
+    texts = {}
+    for i in range(9):
+        tokens, _, finish = expected(tokenizer.encode_prompt(f"{i}+1="), 30)
+        texts[f"{i}+1="] = (tokenizer.decode(tokens), len(tokens), finish == "stop")
+    prompts = [Prompt(str(i), p, texts[p][0] if i % 2 else "nothing", "math") for i, p in enumerate(texts)]
+    chunks = [prompts[i : i + 3] for i in range(0, 9, 3)]
+    todo = [(chunk_key(cfg, chunk), chunk) for chunk in chunks]
+
+    async def break_after(engine: FakeEngine, requests: int) -> None:
+        while len(engine.requests) < requests:
+            await asyncio.sleep(0.001)
+        engine.faults = ["500"] * 100
+
+    async def attempt(broken_from: int | None) -> list[dict]:
+        engine = await FakeEngine(step_s=0.01).start()
+        breaking = asyncio.create_task(break_after(engine, broken_from)) if broken_from is not None else None
+        journal = Journal(tmp_path / "answers.sqlite")
+        try:
+            missing = [(key, chunk) for key, chunk in todo if journal.get(key) is None]
+            await sample(cfg, [engine.url], TOKEN, journal, missing, tokenizer)
+        finally:
+            if breaking is not None:
+                await breaking
+            journal.close()
+            await engine.kill()
+        return engine.requests
+
+    with pytest.raises(EngineError):
+        asyncio.run(attempt(broken_from=6))  # the second chunk breaks off
+    asked = asyncio.run(attempt(broken_from=None))
+    assert {tuple(r["token_ids"]) for r in asked} == {tuple(tokenizer.encode_prompt(p.text)) for p in prompts[3:]}
+    assert asyncio.run(attempt(broken_from=None)) == []
+    journal = Journal(tmp_path / "answers.sqlite")
+    groups = [Answered.from_json(row) for key, _ in todo for row in journal.get(key)]
+    journal.close()
+    for group, prompt in zip(groups, prompts, strict=True):
+        assert group.prompt == prompt.text and len(group.answers) == 2
+        assert {(a.text, a.length, a.whole) for a in group.answers} == {texts[prompt.text]}
+    assert "9 prompts, 18 answers" in write(tmp_path, groups, cfg.ratio)
