@@ -20,7 +20,7 @@ from k15.errors import EngineError
 EngineFinish = Literal["stop", "length", "repetition", "abort"]
 _FINISHES = ("stop", "length", "repetition", "abort")
 
-STREAM_TOKENS = 16
+STREAM_TOKENS = 32
 """Tokens an event, the first apart, which comes alone: what a crash can take from a request is one less."""
 
 
