@@ -155,6 +155,6 @@ def from_yaml(text: str, kind: type[Config] = RunConfig) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text))
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"this config.yaml is not one of {kind.__name__} in this version: {str(error).splitlines()[0]}"
+            f"this config.yaml is not one of this command in this version ({kind.__name__}): {str(error).splitlines()[0]}"
         ) from error
     return typed(merged, kind)

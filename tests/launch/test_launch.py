@@ -137,7 +137,7 @@ def test_status_lives_with_folders_of_other_commands(tmp_path: Path, monkeypatch
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("kind: classic\n")
     assert of_run(folder).iteration is None and folder.name in [run.name for run in all_runs()]
-    with pytest.raises(ConfigError, match=r"not one of `k15 rl`"):
+    with pytest.raises(ConfigError, match="not one of this command"):
         from_yaml("kind: classic\n")
 
 
