@@ -8,7 +8,7 @@ import requests
 from k15.errors import ClusterError
 
 FAILOVER_S = 10.0  # an election takes one to two seconds
-_MEMBERS_S = 20.0  # between looks at who is a member
+_MEMBERS_S = 20.0  # between looks at who is a member, at most
 _NO_LEADER = (requests.codes.unavailable, requests.codes.gateway_timeout)
 
 
@@ -24,7 +24,7 @@ class Session(requests.Session):
         self._first = self._endpoint = endpoint
         self._password, self._timeout_s = password, timeout_s
         self._members = [endpoint]
-        self._asked = 0.0
+        self._born, self._asked = time.monotonic(), float("-inf")
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         started = time.monotonic()
@@ -46,7 +46,8 @@ class Session(requests.Session):
         if self._password is not None:
             if "Authorization" not in self.headers:
                 self._login()
-            if time.monotonic() - self._asked > _MEMBERS_S:
+            now = time.monotonic()  # a job's first seconds are when members join: often then, seldom later
+            if now - self._asked > min(_MEMBERS_S, (now - self._born) / 2):
                 self._ask_members()
         answer = super().request(method, url, **kwargs)
         if self._password is not None and answer.status_code == requests.codes.unauthorized:
