@@ -81,7 +81,8 @@ def listed(kind: type, words: Sequence[str]) -> list[str]:
 def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
-    unknown = re.search(r"Key '[^']+' (?:is )?not in", f"{text} {error.__cause__}")
+    # The second: the name is a config group, but another command's.
+    unknown = re.search(r"Key '[^']+' (?:is )?not in|Could not override '[^']+'\. No match", f"{text} {error.__cause__}")
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         parent, leaf = _walk(root, key)
