@@ -2,9 +2,11 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from k15.config.commands import COMMANDS
 from k15.config.values import check_names
@@ -22,8 +24,10 @@ PLAIN = {
     "sandbox": "k15.sandbox.cli",
     "testgen": "k15.runs.testgen",
     "merge": "k15.runs.merge",
+    "plan": "k15.runs.plan",
 }
 SLURM = ("launch", "scale", "status", "doctor")  # these ask Slurm
+SLURM_SWEEPS = ("slurm", "submitit_slurm")  # launchers of Hydra that submit
 MULTIRUN = {"-m", "--multirun"}
 SHOWS = {"--cfg", "-c"}  # Hydra prints the settings
 ELSEWHERE = {"--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp"}  # settings that are not ours to check
@@ -36,6 +40,7 @@ USAGE = """usage: k15 COMMAND [words]
   shortest  shortest right answers, and pairs       k15 shortest model.path=DIR data=jsonl data.path=FILE
   dpo      learn to prefer short right answers      k15 dpo model.path=DIR 'data.paths=[pairs.jsonl]'
   merge    average of models' weights               k15 merge DIR DIR --out DIR
+  plan     memory, time and cost of a run, ahead    k15 plan model.path=DIR plan.device=h100 [--search]
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
   scale    add or take nodes for rollout, mid-run   k15 scale RUN_DIR +1 | -1 | NODES
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
@@ -86,8 +91,9 @@ def run_hydra(command: str, words: list[str]) -> int:
         multirun = bool(flags & MULTIRUN)
         words = words if multirun else _listed(command, words)  # in a sweep, a=1,2 are two runs
         check_points(command, _settings([w for w in words if w not in flags]), multirun=multirun, submitted=multirun)
-        if multirun:  # its launcher may be submitit's
+        if multirun:  # its launcher may be Slurm's
             adopt()
+            import_module("k15.launch.sweep").install()
     elif flags & SHOWS and not flags & {*MULTIRUN, *ELSEWHERE}:
         compose = import_module("k15.config.compose").compose_as  # for its errors: Hydra's own are a traceback
         compose(COMMANDS[command], command, _own([w for w in words if "=" in w and w not in flags]))
@@ -113,11 +119,21 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
     module, job = import_module(f"k15.runs.{command}"), import_module("k15.runs.job")
     identity, own = JobIdentity.from_environment(), _own(overrides)
     sampled = any(o.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for o in overrides)
-    launched = _launcher_nodes(overrides) if multirun else None
-    submitted = submitted and (not multirun or launched is not None)  # Hydra's own launcher runs the points here
+    launcher = _launcher(overrides) if multirun else {}
+    submitted = submitted and (not multirun or launcher["kind"] in SLURM_SWEEPS)  # other launchers run the points here
+    launched = launcher.get("nodes")
+    folders, shapes = Counter(), set()
     for point in _points(own, sampled) if multirun else [own]:
         cfg = compose_as(COMMANDS[command], command, point)
         check_names(cfg.name, cfg.run_dir)
+        folders[cfg.run_dir] += 1
+        shapes.add(repr(cfg.cluster))
+        if multirun and cfg.run_dir is not None and folders[cfg.run_dir] > 1:
+            raise ConfigError(f"run_dir is {cfg.run_dir} for several points of the sweep. Leave it out: each point gets a folder "
+                              "of its own in hydra.sweep.dir.")  # fmt: skip
+        if len(shapes) > 1 and launcher.get("kind") == "slurm":
+            raise ConfigError("cluster.* has several values, but with hydra/launcher=slurm the points are one job array, whose "
+                              "jobs are alike. Run a sweep for each value.")  # fmt: skip
         if cfg.cluster.kind == "slurm" and not submitted and not cfg.dry_run and "SLURM_JOB_ID" not in os.environ:
             raise ConfigError(
                 f"cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch {command} ...` or "
@@ -136,15 +152,19 @@ def _own(overrides: list[str]) -> list[str]:
     return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
 
 
-def _launcher_nodes(overrides: list[str]) -> int | None:
-    """The nodes that submitit gives to each point of a sweep (1 by default); None where it is not the launcher."""
+def _launcher(overrides: list[str]) -> dict[str, Any]:
+    """The sweep's launcher: `kind`, and `nodes` that submitit_slurm gives to each point (slurm: cluster.nodes, so None).
+
+    Raises ConfigError for a number that cannot be.
+    """
     given = dict(o.lstrip("+").partition("=")[::2] for o in overrides)
-    if not given.get("hydra/launcher", "").startswith("submitit"):
-        return None
-    nodes = given.get("hydra.launcher.nodes", "1")
-    if not nodes.isdecimal() or int(nodes) < 1:
-        raise ConfigError(f"hydra.launcher.nodes is {nodes!r}, but it must be a whole number of at least 1.")
-    return int(nodes)
+    kind = given.get("hydra/launcher", "basic")
+    for name in ("nodes", "array_parallelism"):
+        value = given.get(f"hydra.launcher.{name}", "1")
+        if not value.isdecimal() or int(value) < 1:
+            raise ConfigError(f"hydra.launcher.{name} is {value!r}, but it must be a whole number of at least 1.")
+    nodes = given.get("hydra.launcher.nodes", "1" if kind == "submitit_slurm" else None)
+    return {"kind": kind, "nodes": int(nodes) if nodes is not None and kind in SLURM_SWEEPS else None}
 
 
 def _points(overrides: list[str], sampled: bool) -> list[list[str]]:

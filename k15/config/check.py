@@ -15,10 +15,11 @@ from k15.config.values import check_values, get
 from k15.errors import ConfigError, unknown_name
 
 
-def check(cfg: RunConfig, nodes: int | None = None) -> dict[str, object]:
-    """All rules. `nodes`: of the allocation, where there is one, else cluster.nodes. Returns the model's config.json."""
+def check(cfg: RunConfig, nodes: int | None = None, model: dict[str, object] | None = None) -> dict[str, object]:
+    """All rules. `nodes`: of the allocation, where there is one, else cluster.nodes. `model`: config.json, where there are no
+    weights to go with it (`k15 plan`). Returns the model's config.json."""
     check_values(cfg)
-    model = model_config(cfg)
+    model = model_config(cfg) if model is None else model
     check_services(cfg)
     for rule in RULES:
         rule(cfg, model)

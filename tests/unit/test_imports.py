@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "rollout": CORE,
     "reward": CORE | {"rollout.client", "sandbox.client", "sandbox.job"},
     "curate": CORE | {"data", "reward"},
-    "plan": CORE | {"train.shape"},
+    "plan": CORE | {"train.shape", "train.packing"},
     "sandbox": CORE,
     "testgen": CORE | {"rollout.client", "sandbox.client", "sandbox.job", "sandbox.checker"},
     "train": CORE | {"kernels", "weights.layout"},
@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 NAMED_BY_STRING = {"cli"}  # picks a command's module by name; launch may be named there and nowhere else
 TORCH_FREE = ["k15.types", "k15.config.check", "k15.config.compose", "k15.data.sampler", "k15.data.store", "k15.rollout.worker",
               "k15.rollout.buffer", "k15.launch.submit", "k15.cli", "k15.runs.rl",
-              "k15.runs.reward_model", "k15.runs.sft", "k15.runs.shortest"]  # fmt: skip
+              "k15.runs.plan", "k15.runs.reward_model", "k15.runs.sft", "k15.runs.shortest"]  # fmt: skip
 HEAVY = ("torch", "vllm", "transformers", "megatron")
 
 

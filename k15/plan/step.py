@@ -1,0 +1,149 @@
+"""Seconds of a training phase from operations, bytes and links, and the speeds of an engine for the simulator.
+
+A micro-batch on a stage takes the larger of its operations over what matrix products reach and its weights over the memory's
+bandwidth, plus its communication, which is not overlapped. A step is (micro-batches + stages - 1) of the slowest stage, then
+the gradients' reduction, the optimizer's memory traffic, and the gathering of weights.
+"""
+
+from dataclasses import dataclass
+
+from k15.plan import model
+from k15.plan.devices import Device
+from k15.plan.job import TrainJob
+from k15.plan.rollout import Speed
+from k15.train.packing import Work
+from k15.train.shape import ModelShape
+
+LAUNCH_S = 0.003  # an engine's decoding step beyond its reads: kernel launches, sampling, the scheduler
+PCIE_GB_S = 25.0  # between a GPU and the host, one direction
+HBM_SHARE = 0.7  # of the data sheet's memory bandwidth that decoding reaches
+HEAD_PASSES = 4  # forward, logits made again in the backward pass, and its two products
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Ceilings a rank works under: `flops` that matrix products reach, bytes/s of memory, of links between the `per_node`
+    devices of a node, and of the network, a rank's share."""
+
+    flops: float
+    memory: float
+    link: float
+    network: float
+    per_node: int
+
+    def wire(self, ranks: int) -> float:
+        """Bytes/s between ranks of a group of `ranks` neighbours."""
+        return self.link if ranks <= self.per_node else self.network
+
+
+def machine(device: Device, mfu: float, per_node: int) -> Machine:
+    """`mfu`: the share of the data sheet that matrix products reach. `per_node`: ranks that share a node's network."""
+    return Machine(device.tflops * 1e12 * mfu, device.memory_gb_s * 1e9, device.link_gb_s * 1e9,
+                   device.network_gb_s * 1e9 / per_node, per_node)  # fmt: skip
+
+
+def operations(job: TrainJob) -> dict[str, float]:
+    """Floating-point operations of an iteration over all ranks, by part; `repeated` is what recomputation does twice."""
+    work = Work.of(job.shape)
+    layers = job.sequences * (work.token * job.length + work.square * job.length**2)
+    reference = (job.steps - 1) / job.steps  # the first step's reference log-probs are its own (Trainer.train_iteration)
+    head = job.sequences * work.response * job.response
+    return {
+        "layers": 3 * layers, "head": HEAD_PASSES * head, "repeated": layers if job.parallel.recompute else 0.0,
+        "reference": reference * (layers + head),
+    }  # fmt: skip
+
+
+def train_seconds(job: TrainJob, m: Machine) -> dict[str, float]:
+    """Seconds of an iteration's training by part: compute, bubble, wires by what they carry, data, optimizer."""
+    p, total = job.parallel, operations(job)
+    passes = 3 + p.recompute
+    micro = job.micro_batches * job.steps
+    tokens = job.sequences * job.length / job.data / p.context / micro  # of a micro-batch on a rank
+    stages = [model.held(job.shape, p, stage) for stage in {0, p.pipeline - 1}]
+    heaviest = max(stages, key=lambda h: h.total)
+    # The layers' work is split evenly; the head is the last stage's alone, over its tensor-parallel ranks.
+    layers = (total["layers"] + total["repeated"] + total["reference"]) / job.ranks
+    head = total["head"] * p.pipeline / job.ranks
+    reads = passes * micro * heaviest.total * job.dtype_bytes / m.memory
+    compute = max((layers + head) / m.flops, reads)
+    wires = _wires(job, m, tokens * micro)
+    slot = (compute + sum(wires.values())) / micro
+    return {
+        "compute": compute, "bubble": job.steps * (p.pipeline - 1) * slot, **wires, "data": job.steps * _reduce(job, m, heaviest),
+        "optimizer": job.steps * _optimizer_bytes(job, heaviest) / m.memory,
+    }  # fmt: skip
+
+
+def _wires(job: TrainJob, m: Machine, tokens: float) -> dict[str, float]:
+    """Seconds that a rank spends on the wires inside layers for `tokens` tokens: forward, backward, and again if recomputed."""
+    s, p, b = job.shape, job.parallel, job.dtype_bytes
+    passes, layers = 2 + p.recompute, s.layers / p.pipeline
+    hidden = tokens * s.hidden * b
+    tensor = 4 * hidden * (p.tensor - 1) / p.tensor  # two all-reduces, or as many gather-scatter pairs, a layer and pass
+    keys = s.heads * s.head_dim if s.latent is not None else (s.heads + s.kv_heads) * s.head_dim
+    context = 2 * tokens * keys * b / p.tensor * (p.context - 1) / p.context
+    routed = tokens * s.experts_per_token * s.hidden * b / (p.tensor if p.sequence_parallel else 1)
+    expert = 2 * routed * (p.expert - 1) / p.expert  # dispatch and combine
+    found = {
+        "tensor": layers * passes * tensor / m.wire(p.tensor),
+        "expert": len(s.sparse) / p.pipeline * passes * expert / m.wire(p.expert),
+        "context": layers * passes * context / m.wire(p.tensor * p.context),
+    }
+    hop = 2 * hidden / (p.tensor if p.sequence_parallel else 1) * (p.pipeline > 1)  # to the next stage, and its gradient back
+    return found | {"pipeline": hop / m.wire(job.ranks)}
+
+
+def _reduce(job: TrainJob, m: Machine, held: model.Held) -> float:
+    """fp32 gradients summed over copies, and weights gathered (distributed optimizer) at the end of a step."""
+    copies, expert_copies = job.data * job.parallel.context, job.expert_data
+    moved = held.dense * (copies - 1) / copies + held.expert * (expert_copies - 1) / expert_copies
+    each = 4 + job.dtype_bytes if job.parallel.distributed_optimizer else 8
+    return moved * each / m.wire(job.ranks // job.parallel.pipeline)
+
+
+def _optimizer_bytes(job: TrainJob, held: model.Held) -> float:
+    """Moments, masters and gradients read, and all but gradients written."""
+    split = job.parallel.distributed_optimizer
+    own = held.dense / (job.data * job.parallel.context if split else 1) + held.expert / (job.expert_data if split else 1)
+    return own * (4 + 2 * (8 + 4) + job.dtype_bytes) + held.total * 4  # and the buffers set to zero
+
+
+def kv_bytes(shape: ModelShape, tensor: int, dtype_bytes: int) -> float:
+    """Bytes that a token of context has on each engine worker. A compressed (latent) cache is whole on every worker."""
+    if shape.latent is not None:
+        return shape.layers * (shape.latent.kv_rank + shape.latent.rotated) * dtype_bytes
+    return shape.layers * 2 * max(1, shape.kv_heads // tensor) * shape.head_dim * dtype_bytes
+
+
+def engine_speed(shape: ModelShape, device: Device, *, tensor: int, dtype_bytes: int, slots: int, mfu: float) -> Speed:
+    """Of one engine on `tensor` devices: decoding reads the weights that the batch meets once a step, and each context."""
+    memory, flops = device.memory_gb_s * 1e9 * HBM_SHARE * tensor, device.tflops * 1e12 * mfu * tensor
+    routed = len(shape.sparse) * shape.experts * model.expert(shape)
+    met = 1 - (1 - shape.experts_per_token / shape.experts) ** slots if shape.experts else 0.0
+    weights = (model.total(shape) - routed + routed * met) * dtype_bytes
+    exchanged = 4 * shape.layers * shape.hidden * dtype_bytes * (tensor - 1) / tensor / (device.link_gb_s * 1e9)
+    operations_each = 2.0 * model.active(shape)
+    return Speed(
+        step_s=weights / memory + LAUNCH_S,
+        sequence_s=operations_each / flops + exchanged,
+        context_s=kv_bytes(shape, tensor, dtype_bytes) * tensor / memory,
+        prefill_s=operations_each / flops,
+        slots=slots,
+    )
+
+
+def handoff(shape: ModelShape, dtype_bytes: int, nodes: int, nodes_of_model: int, per_node: int, network_gb_s: float) -> dict:
+    """Bytes and seconds of one hand-off: `publish` to host memory, `pull` of what a node lacks, `load` to the engines.
+
+    Each of the `nodes_of_model` parts starts on nodes / nodes_of_model nodes and doubles its holders in every round.
+    """
+    whole = model.total(shape) * dtype_bytes
+    lacking = whole * (1 - 1 / nodes_of_model)
+    rounds = (nodes_of_model - 1).bit_length()  # 1, 2, 4, ... holders of each part
+    spread = whole / nodes_of_model * max(nodes_of_model - 1, rounds)
+    return {
+        "bytes": lacking * nodes, "node_bytes": lacking,
+        "publish": whole / nodes_of_model / per_node / (PCIE_GB_S * 1e9), "pull": spread / (network_gb_s * 1e9),
+        "load": whole / per_node / (PCIE_GB_S * 1e9),
+    }  # fmt: skip
