@@ -18,7 +18,7 @@ class PlanSettings:
     memory_gb_s: float | None = None
     link_gb_s: float | None = None  # between devices of a node, one direction
     network_gb_s: float | None = None  # of a node, one direction
-    mfu: float = 0.55
+    mfu: float | None = None  # null: the device's (k15/plan/devices.py)
     price_per_gpu_hour: float = 2.0
     search: bool = False  # rank all layouts
     simulate: bool = False  # the table over token budgets

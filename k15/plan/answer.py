@@ -95,12 +95,13 @@ def too_big(found: Answer) -> list[str]:
         largest = max(table, key=lambda k: table[k])
         wrong.append(
             f"a trainer rank of pipeline stage {found.stage} needs {found.parts.peak / gb:.1f} GB at its peak, of which "
-            f"{largest} are {table[largest] / gb:.1f} GB, but {s.room / gb:.1f} GB of the device's {s.device.memory_gb:g} are left for it"
+            f"{largest} are {table[largest] / gb:.1f} GB, but {s.room / gb:.1f} GB of the device's {s.device.memory_gb:g} are left "
+            "for it"
         )
     if found.engine.cache < found.engine.one:
         wrong.append(
-            f"an engine's weights are {found.engine.weights / gb:.1f} GB a device at rollout.tensor_parallel={s.engine_tensor}, which "
-            f"leaves {max(found.engine.cache, 0) / gb:.1f} GB for keys and values, and one sequence of {s.context} tokens "
+            f"an engine's weights are {found.engine.weights / gb:.1f} GB a device at rollout.tensor_parallel={s.engine_tensor}, "
+            f"which leaves {max(found.engine.cache, 0) / gb:.1f} GB for keys and values, and one sequence of {s.context} tokens "
             f"takes {found.engine.one / gb:.2f} GB: raise rollout.tensor_parallel or rollout.gpu_memory_utilization"
         )
     if found.sharing.sampling > whole * gb and not s.job.local:

@@ -17,10 +17,11 @@ class Device:
     link_gb_s: float
     network_gb_s: float
     source: str
+    mfu: float = 0.55  # share of `tflops` that matrix products reach (published runs, docs/plan.md)
 
 
 DEVICES: dict[str, Device] = {
-    "cpu": Device(8, 0.068, 10, 2, 1, "one core of the machine of benchmarks/results/plan-*.json, fp32; give plan.* of yours"),
+    "cpu": Device(8, 0.073, 1.9, 2, 1, "one core, fp32, as fitted in benchmarks/results/plan-*.json; give plan.* of yours", 1.0),
     "a100-40": Device(40, 312, 1555, 300, 100, "NVIDIA A100 data sheet (SXM4 40 GB)"),
     "a100": Device(80, 312, 2039, 300, 100, "NVIDIA A100 data sheet (SXM4 80 GB)"),
     "h100": Device(80, 989, 3350, 450, 200, "NVIDIA H100 data sheet (SXM5)"),

@@ -20,7 +20,8 @@ def describe(found: Answer, name: str, device: str) -> list[str]:
         f"{name}: {every / 1e9:.3g} B parameters ({active / 1e9:.3g} B met by a token), {job.dtype_bytes * 8}-bit, on "
         f"{job.ranks} x {device} ({s.nodes} nodes)",
         f"layout: tensor {p.tensor}, pipeline {p.pipeline}, expert {p.expert}, context {p.context}, data {job.data}, "
-        f"recompute {'on' if p.recompute else 'off'}, {job.micro_batches} micro-batches of up to {job.pack_here * p.context:.0f} tokens",
+        f"recompute {'on' if p.recompute else 'off'}, {job.micro_batches} micro-batches of up to "
+        f"{job.pack_here * p.context:.0f} tokens",
         "",
         f"memory of a trainer rank (stage {found.stage}, the fullest), GB:",
         "  " + ", ".join(f"{k} {v / GB:.2f}" for k, v in parts.table().items()),
@@ -30,7 +31,8 @@ def describe(found: Answer, name: str, device: str) -> list[str]:
         f"  weights {engine.weights / GB:.2f}, working {engine.activations / GB:.2f}, cache {engine.cache / GB:.2f}; "
         f"{s.concurrent} sequences of {s.context} tokens would take {engine.wanted / GB:.2f}; {engine.slots} of mean length fit",
         f"at a time, GB: {share.training / GB:.2f} while training, {share.sampling / GB:.2f} while sampling",
-        f"host memory of a node, GB: shared {share.shared / GB:.2f}, with offloaded state and sleeping engines {share.host / GB:.2f}",
+        f"host memory of a node, GB: shared {share.shared / GB:.2f}, with offloaded state and sleeping engines "
+        f"{share.host / GB:.2f}",
         f"hand-off: {found.handoff['node_bytes'] / GB:.2f} GB into each node; "
         + ", ".join(f"{k} {found.handoff[k]:.2f} s" for k in ("publish", "pull", "load")),
         "",
@@ -60,8 +62,8 @@ def budget_table(rows: Sequence[BudgetRow]) -> list[str]:
     longest = max(rows, key=lambda r: r.budget)
     head = "  budget  rollout s  shorter  iteration s  tokens/s  off-policy  oldest  efficiency  time that is lost"
     return [head, *(
-        f"  {r.budget:6d}  {r.rollout_s:9.1f}  {longest.rollout_s / r.rollout_s:6.2f}x  {r.iteration_s:11.1f}  {r.tokens_per_s:8.0f}  "
-        f"{r.off_policy:10.1%}  {r.oldest:6d}  {r.efficiency:10.1%}  {reason(r)}" for r in rows
+        f"  {r.budget:6d}  {r.rollout_s:9.1f}  {longest.rollout_s / r.rollout_s:6.2f}x  {r.iteration_s:11.1f}  "
+        f"{r.tokens_per_s:8.0f}  {r.off_policy:10.1%}  {r.oldest:6d}  {r.efficiency:10.1%}  {reason(r)}" for r in rows
     )]  # fmt: skip
 
 

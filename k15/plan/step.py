@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from k15.plan import model
 from k15.plan.devices import Device
 from k15.plan.job import TrainJob
+from k15.plan.memory import layer_activations
 from k15.plan.rollout import Speed
 from k15.train.packing import Work
 from k15.train.shape import ModelShape
 
 LAUNCH_S = 0.003  # an engine's decoding step beyond its reads: kernel launches, sampling, the scheduler
 PCIE_GB_S = 25.0  # between a GPU and the host, one direction
-HBM_SHARE = 0.7  # of the data sheet's memory bandwidth that decoding reaches
+HBM_SHARE = 0.7  # of the data sheet's memory bandwidth that is reached
+TOUCHES = 4  # of each number that autograd keeps: written and read going forward, and its gradient
+LOGIT_TOUCHES = 8  # of each logit: forward maximum, exponential, sums; backward the same again and the gradient
 HEAD_PASSES = 4  # forward, logits made again in the backward pass, and its two products
 
 
@@ -38,7 +41,7 @@ class Machine:
 
 def machine(device: Device, mfu: float, per_node: int) -> Machine:
     """`mfu`: the share of the data sheet that matrix products reach. `per_node`: ranks that share a node's network."""
-    return Machine(device.tflops * 1e12 * mfu, device.memory_gb_s * 1e9, device.link_gb_s * 1e9,
+    return Machine(device.tflops * 1e12 * mfu, device.memory_gb_s * 1e9 * HBM_SHARE, device.link_gb_s * 1e9,
                    device.network_gb_s * 1e9 / per_node, per_node)  # fmt: skip
 
 
@@ -56,23 +59,44 @@ def operations(job: TrainJob) -> dict[str, float]:
 
 def train_seconds(job: TrainJob, m: Machine) -> dict[str, float]:
     """Seconds of an iteration's training by part: compute, bubble, wires by what they carry, data, optimizer."""
-    p, total = job.parallel, operations(job)
-    passes = 3 + p.recompute
+    p, last = job.parallel, job.parallel.pipeline - 1
     micro = job.micro_batches * job.steps
-    tokens = job.sequences * job.length / job.data / p.context / micro  # of a micro-batch on a rank
-    stages = [model.held(job.shape, p, stage) for stage in {0, p.pipeline - 1}]
-    heaviest = max(stages, key=lambda h: h.total)
-    # The layers' work is split evenly; the head is the last stage's alone, over its tensor-parallel ranks.
-    layers = (total["layers"] + total["repeated"] + total["reference"]) / job.ranks
-    head = total["head"] * p.pipeline / job.ranks
-    reads = passes * micro * heaviest.total * job.dtype_bytes / m.memory
-    compute = max((layers + head) / m.flops, reads)
-    wires = _wires(job, m, tokens * micro)
+    compute = max(compute_seconds(job, m, stage) for stage in {0, last})
+    wires = _wires(job, m, job.sequences * job.length / job.data / p.context)
     slot = (compute + sum(wires.values())) / micro
+    reduced = max(_reduce(job, m, stage) for stage in {0, last})
+    updated = max(optimizer_seconds(job, m, stage) for stage in {0, last})
     return {
-        "compute": compute, "bubble": job.steps * (p.pipeline - 1) * slot, **wires, "data": job.steps * _reduce(job, m, heaviest),
-        "optimizer": job.steps * _optimizer_bytes(job, heaviest) / m.memory,
+        "compute": compute, "bubble": job.steps * last * slot, **wires, "data": job.steps * reduced,
+        "optimizer": job.steps * updated,
     }  # fmt: skip
+
+
+def compute_seconds(job: TrainJob, m: Machine, stage: int) -> float:
+    """Of an iteration's micro-batches on a rank of pipeline stage `stage`: its operations, or its weights' reads where those
+    take longer, and the traffic of all that is no matrix product."""
+    p, total = job.parallel, operations(job)
+    done = (total["layers"] + total["repeated"] + total["reference"]) / job.ranks
+    if stage == p.pipeline - 1:
+        done += total["head"] * p.pipeline / job.ranks
+    micro = job.micro_batches * job.steps
+    reads = (3 + p.recompute) * micro * model.held(job.shape, p, stage).total * job.dtype_bytes / m.memory
+    return max(done / m.flops, reads) + traffic(job, stage) / m.memory
+
+
+def traffic(job: TrainJob, stage: int) -> float:
+    """Bytes of an iteration that norms, rotations, activations and copies move on a rank: what autograd keeps is written
+    and read going forward, and as much comes back. torch's head also works through its tiles of logits, which Triton's
+    keeps in registers."""
+    s, p = job.shape, job.parallel
+    tokens = job.sequences * job.length / job.data / p.context
+    sparse = len(s.sparse)
+    kept = (s.layers - sparse) * layer_activations(job, False) if sparse < s.layers else 0.0
+    kept += sparse * layer_activations(job, True) if sparse else 0.0
+    moved = (TOUCHES + p.recompute * TOUCHES / 2) * kept / job.pack_here * tokens / p.pipeline
+    if job.local and stage == p.pipeline - 1 and not s.scalar:
+        moved += LOGIT_TOUCHES * 4 * tokens * job.response / job.length * s.vocab / p.tensor
+    return moved
 
 
 def _wires(job: TrainJob, m: Machine, tokens: float) -> dict[str, float]:
@@ -94,19 +118,20 @@ def _wires(job: TrainJob, m: Machine, tokens: float) -> dict[str, float]:
     return found | {"pipeline": hop / m.wire(job.ranks)}
 
 
-def _reduce(job: TrainJob, m: Machine, held: model.Held) -> float:
+def _reduce(job: TrainJob, m: Machine, stage: int) -> float:
     """fp32 gradients summed over copies, and weights gathered (distributed optimizer) at the end of a step."""
+    held = model.held(job.shape, job.parallel, stage)
     copies, expert_copies = job.data * job.parallel.context, job.expert_data
     moved = held.dense * (copies - 1) / copies + held.expert * (expert_copies - 1) / expert_copies
     each = 4 + job.dtype_bytes if job.parallel.distributed_optimizer else 8
     return moved * each / m.wire(job.ranks // job.parallel.pipeline)
 
 
-def _optimizer_bytes(job: TrainJob, held: model.Held) -> float:
-    """Moments, masters and gradients read, and all but gradients written."""
-    split = job.parallel.distributed_optimizer
+def optimizer_seconds(job: TrainJob, m: Machine, stage: int) -> float:
+    """A step's traffic: moments, masters and gradients read, all but gradients written, and the buffers set to zero."""
+    held, split = model.held(job.shape, job.parallel, stage), job.parallel.distributed_optimizer
     own = held.dense / (job.data * job.parallel.context if split else 1) + held.expert / (job.expert_data if split else 1)
-    return own * (4 + 2 * (8 + 4) + job.dtype_bytes) + held.total * 4  # and the buffers set to zero
+    return (own * (4 + 2 * (8 + 4) + job.dtype_bytes) + held.total * 4) / m.memory
 
 
 def kv_bytes(shape: ModelShape, tensor: int, dtype_bytes: int) -> float:

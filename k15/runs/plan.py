@@ -39,8 +39,18 @@ A run that cannot fit is refused, with the layouts that do.
 All of plan.*: k15/config/plan.py; the model behind the numbers, and its error: docs/plan.md.
 """
 FLAGS = {"--search": "plan.search=true", "--simulate": "plan.simulate=true"}
-POSITIVE = ("mfu", "price_per_gpu_hour", "top", "p99_over_p50", "iterations", "slow_factor")
-CEILINGS = ("tflops", "memory_gb", "memory_gb_s", "link_gb_s", "network_gb_s", "median_tokens", "mtbf_node_h", "prompt_tokens")
+POSITIVE = ("price_per_gpu_hour", "top", "p99_over_p50", "iterations", "slow_factor")
+CEILINGS = (
+    "tflops",
+    "memory_gb",
+    "memory_gb_s",
+    "link_gb_s",
+    "network_gb_s",
+    "median_tokens",
+    "mtbf_node_h",
+    "prompt_tokens",
+    "mfu",
+)
 SCALE = (8, 64, 512, 2048, 10000)  # GPUs of --simulate
 SCALE_ITERATIONS = 2
 
@@ -72,7 +82,7 @@ def parse(words: Sequence[str]) -> PlanConfig:
         raise unknown_name("plan.device", p.device, DEVICES)
     given = [name for name in CEILINGS if getattr(p, name) is not None]
     require(cfg, positive=[f"plan.{n}" for n in (*POSITIVE, *given)], not_negative=["plan.restart_s"],
-            fractions=["plan.mfu", "plan.slow_share", "plan.repetition"])  # fmt: skip
+            fractions=["plan.slow_share", "plan.repetition", *["plan.mfu"] * (p.mfu is not None)])  # fmt: skip
     for name, least in (("p99_over_p50", 1), ("slow_factor", 1)):
         if getattr(p, name) < least:
             raise ConfigError(f"plan.{name} is {getattr(p, name)}, but it is a ratio of at least {least}.")
@@ -130,10 +140,11 @@ def setup_of(cfg: PlanConfig) -> tuple[Setup, Lengths]:
         longest=min(cfg.model.max_context_tokens, p.prompt_tokens + r.max_response_tokens),
     )  # fmt: skip
     device = _device(cfg)
+    mfu = device.mfu if p.mfu is None else p.mfu
     setup = Setup(
-        job, device, machine(device, p.mfu, cfg.parallel.ranks_per_node), cfg.cluster.nodes, r.engines_per_node,
+        job, device, machine(device, mfu, cfg.parallel.ranks_per_node), cfg.cluster.nodes, r.engines_per_node,
         r.tensor_parallel, r.gpu_memory_utilization, float(r.kv_cache_bytes) if cpu else None, r.max_concurrent,
-        cfg.model.max_context_tokens, p.mfu, cfg.weights.spare,
+        cfg.model.max_context_tokens, mfu, cfg.weights.spare,
     )  # fmt: skip
     return setup, lengths
 
