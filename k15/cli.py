@@ -44,7 +44,7 @@ USAGE = """usage: k15 COMMAND [words]
   launch   submit a command as a Slurm job          k15 launch rl algo.tau=0.1 [--dry-run]
   scale    add or take nodes for rollout, mid-run   k15 scale RUN_DIR +1 | -1 | NODES
   status   queue state, iteration, last metrics     k15 status [RUN_DIR | JOB]
-  report   build report/index.html of a run         k15 report RUN_DIR [RUN_DIR ...]
+  report   report/index.html of a run or sweep      k15 report RUN_DIR [RUN_DIR ...]
   sandbox  the code sandbox: service, images        k15 sandbox {serve,build,probe}
   testgen  test cases for code problems             k15 testgen PROBLEMS --out FOLDER
   reward_model  train and spot-check one            k15 reward_model kind=classic|cot

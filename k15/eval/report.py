@@ -21,8 +21,10 @@ from k15.eval.results import is_evaluation
 from k15.eval.run_data import HeldOut, RunData, headline, held_out, load_run
 from k15.eval.samples import choose
 from k15.eval.standings import evaluations
+from k15.eval.sweep import build_sweep
 from k15.log.files import atomic_write
 from k15.log.progress import duration
+from k15.log.sweep import is_sweep, read_sweep
 
 _HERE = Path(__file__).parent
 
@@ -140,13 +142,20 @@ def _audit(run: RunData) -> list[tuple[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`k15 report [run_dir ...]`: a report for each run; for several also a comparison. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="k15 report", description="Make report/index.html of one or more run folders.")
-    parser.add_argument("run_dir", nargs="*", help="run folders (none: the newest below ./runs)")
+    """`k15 report [run_dir ...]`: a report for each run; for several also a comparison. A sweep: all points on one page.
+    Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="k15 report", description="Make report/index.html of run folders or sweeps.")
+    parser.add_argument("run_dir", nargs="*", help="run folders, or sweeps (none: the newest below ./runs)")
     parser.add_argument("--out", default="comparison", help="folder of the comparison page of several runs")
     args = parser.parse_args(argv)
     try:
         folders = [Path(f) for f in args.run_dir] if args.run_dir else [_newest(Path("runs"))]
+        sweeps = [folder for folder in folders if is_sweep(folder)]
+        for folder in sweeps:
+            _sweep(folder)
+        folders = [folder for folder in folders if folder not in sweeps]
+        if not folders:
+            return 0
         if all(map(is_evaluation, folders)):
             return evaluations(folders, Path(args.out) if len(folders) > 1 else None)
         runs = [load_run(folder) for folder in folders]  # all are read before the first is written
@@ -159,6 +168,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 2
     return 0
+
+
+def _sweep(folder: Path) -> None:
+    """All points of a sweep on one page; of evaluations, the table of their results as well. Raises DataError."""
+    page, text = build_sweep(folder)
+    print(f"{text}\nsweep: {page}")
+    judged = [folder / p.folder for _, p in sorted(read_sweep(folder).points.items()) if is_evaluation(folder / p.folder)]
+    if len(judged) > 1:
+        evaluations(judged, folder / "report")
 
 
 def _newest(root: Path) -> Path:

@@ -1,8 +1,10 @@
 """What every Hydra app of k15 does around its own `run`."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +14,10 @@ from omegaconf import DictConfig
 from k15.config.commands import COMMANDS
 from k15.config.compose import typed
 from k15.errors import K15Error
+from k15.log.sweep import mark_finished
+from k15.node.rendezvous import JobIdentity
+
+POINT = "K15_SWEEP_POINT"  # k15.launch.sweep has the same: this is a point of a sweep, and the folder is to say that it is done
 
 
 def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
@@ -26,6 +32,8 @@ def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
         if cfg.run_dir is None and HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.run_dir = HydraConfig.get().runtime.output_dir
         code = run(cfg)
+        if code == 0 and POINT in os.environ and not cfg.dry_run and JobIdentity.from_environment().node_rank == 0:
+            mark_finished(Path(os.environ[POINT]))
     except K15Error as error:  # here, since Hydra would print its own traceback
         print(f"k15 {command}: {error}", file=sys.stderr)
     if code:

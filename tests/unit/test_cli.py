@@ -44,6 +44,10 @@ HINTS = {
     ],
     "-m parallel.tensor=2 algo.tau=0.1,0.2 cluster.nodes=2": ["1 nodes"],  # Hydra's own launcher runs the points here
     "-m parallel.tensor=2 algo.tau=0.1,0.2 hydra/launcher=submitit_slurm hydra.launcher.nodes=3": ["3 nodes"],
+    "-m parallel.tensor=2 algo.tau=0.1,0.2 hydra/launcher=slurm cluster.nodes=3": ["3 nodes"],
+    "-m algo.tau=0.1,0.2 hydra/launcher=slurm hydra.launcher.array_parallelism=0": ["array_parallelism is '0'", "at least 1"],
+    "-m cluster.nodes=1,2 hydra/launcher=slurm": ["cluster.*", "one job array"],
+    "-m algo.tau=0.1,0.2 run_dir=here": ["run_dir is here", "hydra.sweep.dir"],
     "-m algo.tau=0.03,0.1 --cfg job": ["Only one of", "--multirun, --cfg"],
 }
 
