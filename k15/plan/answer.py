@@ -95,8 +95,8 @@ def too_big(found: Answer) -> list[str]:
         largest = max(table, key=lambda k: table[k])
         wrong.append(
             f"a trainer rank of pipeline stage {found.stage} needs {found.parts.peak / gb:.1f} GB at its peak, of which "
-            f"{largest} are {table[largest] / gb:.1f} GB, but {s.room / gb:.1f} GB of the device's {s.device.memory_gb:g} are left "
-            "for it"
+            f"{largest} are {table[largest] / gb:.1f} GB, but {s.room / gb:.1f} GB of the device's "
+            f"{s.device.memory_gb:g} are left for it"
         )
     if found.engine.cache < found.engine.one:
         wrong.append(

@@ -17,7 +17,7 @@ class Device:
     link_gb_s: float
     network_gb_s: float
     source: str
-    mfu: float = 0.55  # share of `tflops` that matrix products reach (published runs, docs/plan.md)
+    mfu: float = 0.6  # share of `tflops` that matrix products reach (published runs, docs/plan.md)
 
 
 DEVICES: dict[str, Device] = {

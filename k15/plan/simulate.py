@@ -7,7 +7,7 @@ slow engines, lost engines, hand-off and training, each by switching it on after
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -78,30 +78,35 @@ class _Flight:
     born: np.ndarray
 
 
-def simulate(scenario: Scenario, iterations: int, seed: int) -> list[Iteration]:
-    """`iterations` of the loop from an empty buffer. The same seed gives the same lengths whatever the budget."""
+def simulate(scenario: Scenario, iterations: int, seed: int, skip: int = 0) -> list[Iteration]:
+    """`iterations` of the loop after `skip` from an empty buffer, whose times are not looked at. The same seed gives the
+    same lengths whatever the budget."""
     rng_lengths, rng_faults = (np.random.default_rng([seed, part]) for part in (0, 1))
     s = scenario
     flight = _Flight(*(np.zeros(0, np.int64) for _ in range(4)))
     found: list[Iteration] = []
-    for number in range(iterations):
+    for number in range(skip + iterations):
         flight = _with_new(flight, _lengths(s, rng_lengths), number, s)
         now = np.minimum(flight.left, s.budget)
         work = Work(now, s.prompt_tokens + flight.done)
         slow, outages = _faults(s, rng_faults, work)
-        parts, last = _attributed(s, work, slow, outages)
         flight.left -= now
         before = flight.done.copy()
         flight.done += now
         finished = _whole_groups(flight)
         trained = int(flight.done[finished].sum())
         old = int(before[finished].sum())
+        flying = _Flight(*(part[~finished] for part in (flight.group, flight.left, flight.done, flight.born)))
+        if number < skip:  # what is sampled does not depend on how long it takes
+            flight = flying
+            continue
+        parts, last = _attributed(s, work, slow, outages)
         parts |= {"train": s.train_fixed_s + trained * s.train_token_s, "handoff": s.handoff_s}
         found.append(Iteration(
             parts, int(now.sum()), trained, len(set(flight.group[finished].tolist())), old / max(trained, 1),
             int((number - flight.born[finished]).max(initial=0)), float(np.percentile(last.ends, 90)) if len(last.ends) else 0.0,
         ))  # fmt: skip
-        flight = _Flight(*(part[~finished] for part in (flight.group, flight.left, flight.done, flight.born)))
+        flight = flying
     return found
 
 
@@ -179,12 +184,10 @@ def over_budgets(scenario: Scenario, budgets: Sequence[int], iterations: int, se
 
     Iterations in which the buffer still fills (maximum / budget of them) are left out of the means.
     """
-    from dataclasses import replace
-
     rows = []
     for budget in budgets:
         filling = -(-scenario.lengths.maximum // budget) - 1
-        found = simulate(replace(scenario, budget=budget), iterations + filling, seed)[filling:]
+        found = simulate(replace(scenario, budget=budget), iterations, seed, skip=filling)
         seconds = sum(i.seconds for i in found)
         causes = {k: sum(i.parts[k] for i in found) / len(found) for k in found[0].parts}
         trained = sum(i.trained_tokens for i in found)

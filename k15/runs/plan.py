@@ -53,6 +53,7 @@ CEILINGS = (
 )
 SCALE = (8, 64, 512, 2048, 10000)  # GPUs of --simulate
 SCALE_ITERATIONS = 2
+MEASURED_PARTS = "with these constants, `handoff` below is all that has a fixed time: a phase's start, rewards, weights"
 
 
 def main(words: Sequence[str]) -> int:
@@ -109,7 +110,7 @@ def plan(cfg: PlanConfig) -> list[str]:
     base = scenario(found, _scenario(cfg, lengths))
     if p.trace is not None:
         fitted = replay(read_trace(p.trace, p.prompt_tokens), setup.nodes * setup.engines_per_node, setup.concurrent)
-        base, lines = _as_measured(base, fitted), [*lines, *replayed(fitted)]
+        base, lines = _as_measured(base, fitted), [*lines, *replayed(fitted), MEASURED_PARTS]
     budgets = budgets_of(cfg.rollout.max_response_tokens, p.budgets) if p.simulate else [cfg.rollout.max_response_tokens]
     budget = min(cfg.rollout.budget_tokens, cfg.rollout.max_response_tokens)
     rows = compare(base, sorted({*budgets, budget}, reverse=True), p.iterations, cfg.seed)
