@@ -73,6 +73,7 @@ CASES = (
     Case("experts 2", sparse(384, 4, 512), {"expert": 2}, 2),
     Case("bfloat16", dense(384, 6, 1024), dtype="bfloat16", sequences=2, timed=False),
 )  # fmt: skip
+SMALL = Case("small", dense(512, 3, 1408, vocab=4096), sequences=4)  # for the test; by name only
 
 
 def measure(case: Case, folder: Path) -> list[dict[str, Any]]:
@@ -186,8 +187,8 @@ def main(words: list[str], out: Path) -> None:
     import tempfile
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for case in CASES:
-        if words and case.name not in words:
+    for case in (*CASES, SMALL):
+        if case.name not in words if words else case is SMALL:
             continue
         with tempfile.TemporaryDirectory() as folder, out.open("a") as lines:
             row = as_record(case) | {"ranks": measure(case, Path(folder))}
