@@ -17,7 +17,7 @@ bench: setup ## what a machine without a GPU can measure; see benchmarks/README.
 	@env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks $(args)
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && shellcheck .ci/run .ci/setup slurm/*.sbatch
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && shellcheck .ci/run .ci/setup slurm/*.sbatch slurm/*.sh
 
 clean: ## the cluster in a box, the environment and caches; runs/ stays
 	@slurm/local/down || true

@@ -48,8 +48,18 @@ def memory(cfg: ClusterConfig) -> str | None:
 
 
 def preamble() -> str:
-    """slurm/preamble.sh of this checkout, or of the installed package."""
+    """slurm/fabric.sh and slurm/preamble.sh, to be written into a script."""
+    return f"{shell_file('fabric.sh').rstrip()}\n\n{shell_file('preamble.sh')}"
+
+
+def fabric_lines() -> list[str]:
+    """For scripts that are not made of the preamble: what sets NCCL, UCX and gloo by the node's fabric."""
+    return [shell_file("fabric.sh").rstrip(), "k15_fabric"]
+
+
+def shell_file(name: str) -> str:
+    """A file of slurm/ of this checkout, or of the installed package."""
     package = Path(k15.__file__).parent
-    found = [f for f in (package.parent / "slurm", package / "slurm") if (f / "preamble.sh").is_file()]
-    assert found, f"slurm/preamble.sh is missing beside {package}: the installation is incomplete"
-    return (found[0] / "preamble.sh").read_text()
+    found = [f for f in (package.parent / "slurm", package / "slurm") if (f / name).is_file()]
+    assert found, f"slurm/{name} is missing beside {package}: the installation is incomplete"
+    return (found[0] / name).read_text()

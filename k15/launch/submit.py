@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from k15.config.schema import ClusterConfig
 from k15.errors import ClusterError, ConfigError
-from k15.launch.sbatch import memory, render
+from k15.launch.sbatch import fabric_lines, memory, render
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 RUNS = Path("runs")
+POINT = "K15_SWEEP_POINT"  # k15.runs.entry has the same: the folder in which a command says that it ended well
 ENVIRONMENT = ["export PYTHONSAFEPATH=1", "export PYTHONUNBUFFERED=1"]  # as in slurm/preamble.sh
 
 
@@ -186,7 +187,7 @@ def parameters(cfg: JobConfig, where: str) -> dict[str, object]:
     slurm: dict[str, object] = {
         "cpus_per_task": cluster.cpus_per_task,
         "slurm_signal_delay_s": cluster.signal_before_s,
-        "slurm_setup": setup,
+        "slurm_setup": [*setup, *fabric_lines()],
         "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=300", f"--cpus-per-task={cluster.cpus_per_task}"],
         "slurm_additional_parameters": {"requeue" if cluster.requeue else "no-requeue": True},
     }

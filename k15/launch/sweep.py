@@ -21,14 +21,14 @@ from omegaconf import open_dict
 
 from k15.errors import ClusterError, ConfigError, K15Error
 from k15.launch.processes import run_all
+from k15.launch.sbatch import fabric_lines
 from k15.launch.status import QUEUED
-from k15.launch.submit import ENVIRONMENT, NodeCommand, node_command
+from k15.launch.submit import ENVIRONMENT, POINT, NodeCommand, node_command
 from k15.log.sweep import Sweep, SweepPoint, is_finished, is_sweep, read_sweep
 
 POLL_S = 3.0
 COMPLETED = "COMPLETED"
 FREE = ("cluster", "log", "save")  # settings in which a second call may differ
-POINT = "K15_SWEEP_POINT"  # k15.runs.entry has the same: the folder in which a point says that it ended well
 
 
 def install() -> None:
@@ -171,7 +171,7 @@ def _parameters(params: Mapping[str, object], *, requeue: bool) -> dict[str, obj
     """submitit's names for hydra.launcher.*; the rest as `k15.launch.submit.parameters` has it."""
     given = {k: v for k, v in params.items() if v is not None and k not in ("submitit_folder", "max_num_timeout", "mem_gb")}
     cpus = given.setdefault("cpus_per_task", 1)
-    given["setup"] = [*given.get("setup", []), *ENVIRONMENT]
+    given["setup"] = [*given.get("setup", []), *ENVIRONMENT, *fabric_lines()]
     given["additional_parameters"] = {"requeue" if requeue else "no-requeue": True, **given.get("additional_parameters", {})}
     given["srun_args"] = ["--kill-on-bad-exit=0", "--wait=300", f"--cpus-per-task={cpus}"]
     if params.get("mem_gb") is not None:

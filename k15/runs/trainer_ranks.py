@@ -1,6 +1,7 @@
 """The trainer's ranks of a job, seen from a controller: start them on all nodes, watch them, end what agents own."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ async def start_trainer(
                 "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(ranks_per_node * len(agents)),
                 "MASTER_ADDR": rendezvous.head_address, "MASTER_PORT": str(port), "K15_DEVICE": device,
                 "K15_GENERATION": "0", "K15_RENDEZVOUS": str(rendezvous_path),
-                "GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface,
+                # the job's own choice wins (slurm/fabric.sh, or a user's)
+                "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
+                "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),
             }  # fmt: skip
             await agent.start(f"trainer-{rank}", "k15.runs.trainer_rank", [str(f) for f in folders], env)
 
