@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from k15.errors import ConfigError, DataError, SandboxError, unknown_name
+from k15.sandbox.backends.wire import WORKDIR
 from k15.sandbox.job import Backend, Job, Limits, Outcome
 from k15.sandbox.languages import language
 from k15.sandbox.wire import MAX_MEMORY_MB, CaseResult, CompileResult, JudgeResult, Verdict, record, sent_bytes
@@ -33,7 +34,7 @@ MAX_GRADING_S = 600.0
 _VERDICTS: dict[str, Verdict] = {"AC": "AC", "WA": "WA", "RTE": "RE", "IR": "RE", "TLE": "TLE", "MLE": "MLE", "OLE": "OLE"}
 _CASE = re.compile(r" *Test case +(\d+) ([A-Z]+|--) +(?:\[([\d.]+)s \(([\d.]+)s wall\) \| (\d+)kb \|[^\]]*\] ?(.*))?")
 _FAILED, _DONE, _SHOWN = "Failed compiling submission!", "Done grading ", 2000
-_CONFIG = "id: k15\nkey: none\nproblem_storage_globs: [/tmp/work/problems/*]\ntempdir: /tmp/work/dirs\nruntime: {%s}\n"
+_CONFIG = "id: k15\nkey: none\nproblem_storage_globs: [{0}/problems/*]\ntempdir: {0}/dirs\nruntime: {{{1}}}\n"
 _COMMAND = (
     "mkdir dirs && printf 'submit problem %s %s -tl %s -ml %d\\nquit\\n' | PYTHONPATH=site python3 -c "
     "'import sys; sys.argv[0] = \"dmoj-cli\"; from dmoj.cli import main; main()' -c config.yml --no-ansi -e %s --skip-self-test"
@@ -101,7 +102,7 @@ def judge_dmoj(backend: Backend, submission: DmojSubmission) -> JudgeResult:
     job = Job(
         ("sh", "-c", _COMMAND % (executor, name, submission.time_s, memory_kb, executor)), IMAGE,
         files={
-            name: submission.source.encode(), "config.yml": (_CONFIG % runtime).encode(), "site/sitecustomize.py": _shim(),
+            name: submission.source.encode(), "config.yml": _CONFIG.format(WORKDIR, runtime).encode(), "site/sitecustomize.py": _shim(),
             **{f"problems/problem/{path}": content for path, content in submission.problem.items()},
         },
         env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"},

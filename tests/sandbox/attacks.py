@@ -41,7 +41,7 @@ if set(devices) - {"lo"}: print("BROKEN network devices", devices)
 HOST_FILES = """
 for path in host["paths"]:
     works("host path " + path, os.stat, path)
-for path in ("/proc/self/root/../../" + host["paths"][0], *("/proc/1/" + link for link in ("root", "cwd", "fd", "map_files"))):
+for path in ("/proc/self/" + "root/../../" + host["paths"][0], *("/proc/1/" + link for link in ("root", "cwd", "fd", "map_files"))):
     works("listing " + path, os.listdir, path)
 for path in ("/etc/shadow", "/sys/kernel", "/proc/kmsg", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda", "/proc/1/mem"):
     works("reading " + path, lambda: open(path, "rb").read(1) or None)
