@@ -102,7 +102,8 @@ def judge_dmoj(backend: Backend, submission: DmojSubmission) -> JudgeResult:
     job = Job(
         ("sh", "-c", _COMMAND % (executor, name, submission.time_s, memory_kb, executor)), IMAGE,
         files={
-            name: submission.source.encode(), "config.yml": _CONFIG.format(WORKDIR, runtime).encode(), "site/sitecustomize.py": _shim(),
+            name: submission.source.encode(), "config.yml": _CONFIG.format(WORKDIR, runtime).encode(),
+            "site/sitecustomize.py": _shim(),
             **{f"problems/problem/{path}": content for path, content in submission.problem.items()},
         },
         env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"},
