@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rest = [rest[0], *_listed(rest[0], quoted(rest[1:]))]
             given = [w for w in rest[1:] if not w.startswith("-")]
             check_points(rest[0], _settings(given), multirun=False, submitted=True)
+        if command == "launch" and rest[:1] == ["pipeline"] and not asks:
+            for stage in import_module("k15.launch.pipeline").stages(rest[1:]):
+                if stage.open:  # the others need what earlier stages make
+                    check_points(stage.command, list(stage.settings), multirun=False, submitted=True)
         if command in SLURM and not asks:
             adopt()
         if command in PLAIN:

@@ -6,6 +6,7 @@ from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, settings
 from k15.config.words import quoted
 from k15.errors import ConfigError, unknown_name
+from k15.launch import pipeline
 from k15.launch.submit import dry_run, submit
 
 USAGE = f"""usage: k15 launch COMMAND [name=value ...] [--dry-run]
@@ -14,11 +15,16 @@ Checks the settings, then submits COMMAND ({", ".join(COMMANDS)}) as a job, to S
 cluster.* holds the job's options: cluster.nodes=2 cluster.gpus_per_node=8 cluster.partition=gpu cluster.time_min=60
 
   --dry-run   print the batch script instead of submitting it
+
+Several commands, each if the one before succeeded: k15 launch pipeline (--help says more).
+Several seeds or settings as one job array: k15 rl --multirun 'seed=range(0,5)' hydra/launcher=slurm
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the job's id, or with --dry-run the script; `k15.cli` has checked the settings. Raises ConfigError."""
+    if argv and argv[0] == "pipeline":
+        return pipeline.main(argv[1:])
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return 0
@@ -27,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("launch needs a command, for example: k15 launch rl cluster.nodes=2 algo.tau=0.1 [--dry-run]")
     command, overrides = words[0], quoted(words[1:])
     if command not in COMMANDS:
-        raise unknown_name("the command to launch", command, COMMANDS)
+        raise unknown_name("the command to launch", command, [*COMMANDS, "pipeline"])
     options = [w for w in overrides if w.startswith("-")]
     if options:
         raise ConfigError(f"launch knows the option --dry-run, but not {options[0]}; settings are written name=value.")

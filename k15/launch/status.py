@@ -12,6 +12,7 @@ from pathlib import Path
 from k15.config.compose import from_yaml
 from k15.errors import ConfigError, DataError
 from k15.log import read_metrics
+from k15.log.sweep import is_finished
 
 RUNS = Path("runs")
 SWEEPS = Path("multirun")  # of Hydra: multirun/<time>/<point>
@@ -72,7 +73,11 @@ def of_run(folder: Path) -> Status:
         run=folder,
         job=job,
         state=state_of(
-            folder, fields, finished=(iteration is not None and iteration == iterations) or (folder / "results.json").is_file()
+            folder,
+            fields,
+            finished=(iteration is not None and iteration == iterations)
+            or (folder / "results.json").is_file()
+            or is_finished(folder),
         ),
         iteration=iteration,
         iterations=iterations,
@@ -90,11 +95,23 @@ def state_of(folder: Path, fields: Mapping[str, str] | None, *, finished: bool) 
     process = local_process(folder)
     if process is not None:
         return f"running here (process {process})"
+    stopped = stopped_by(folder)
+    if stopped is not None:
+        return stopped
     if fields:
         return queue_state(fields)
     if fields is None and any(folder.glob(".job-*-*.json")):  # a job removes it when it ends
         return "no Slurm answers; not ended in order"
     return "ended early"
+
+
+def stopped_by(folder: Path) -> str | None:
+    """Of a stage of `k15 launch pipeline` that never began: which stage before it did not succeed, and how that ended."""
+    record = json.loads((folder / "job.json").read_text()) if (folder / "job.json").is_file() else {}
+    if "after" not in record or Path(str(record.get("log"))).exists():
+        return None
+    before = Path(record["after"])
+    return f"not started: stage {before.name} before it: {of_run(before).state}"
 
 
 def local_process(folder: Path) -> str | None:
