@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -201,7 +201,7 @@ def _wait(jobs: Mapping[int, str]) -> dict[int, str]:
     return ends
 
 
-def _states(jobs: "Sequence[str]") -> dict[str, str] | None:
+def _states(jobs: Iterable[str]) -> dict[str, str] | None:
     """Slurm's word for each of the jobs that it knows; None while no controller answers."""
     arrays = sorted({job.split("_")[0] for job in jobs})
     if not arrays:
