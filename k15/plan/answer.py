@@ -11,7 +11,7 @@ from k15.plan.job import TrainJob
 from k15.plan.layouts import Layout, ranked
 from k15.plan.memory import Parts, worst_stage
 from k15.plan.rollout import Speed
-from k15.plan.simulate import BudgetRow, Scenario, over_budgets
+from k15.plan.simulate import Scenario
 from k15.plan.step import Machine, engine_speed, handoff, operations, train_seconds
 
 FREE = 0.05  # of a device's memory that fragmentation takes
@@ -19,7 +19,7 @@ FREE = 0.05  # of a device's memory that fragmentation takes
 
 @dataclass(frozen=True)
 class Setup:
-    """What is planned: the trainer's job, its machine, the engines, and the scenario's settings that are not derived."""
+    """What is planned: the trainer's job, its machine, the engines. `host_gb`: memory of a node that the job asks for."""
 
     job: TrainJob
     device: Device
@@ -33,6 +33,7 @@ class Setup:
     context: int
     mfu: float
     spare: bool
+    host_gb: float | None = None
 
     @property
     def room(self) -> float:
@@ -110,6 +111,11 @@ def too_big(found: Answer) -> list[str]:
             f"{found.sharing.sampling / gb:.1f} GB, over {whole:.1f}: offload more (parallel.offload) or lower "
             "rollout.gpu_memory_utilization"
         )
+    if s.host_gb is not None and found.sharing.host > s.host_gb * gb:
+        wrong.append(
+            f"a node's processes and shared memory need {found.sharing.host / gb:.1f} GB of host memory, but cluster.mem_gb is "
+            f"{s.host_gb:g}: raise it, or offload less (parallel.offload)"
+        )
     return wrong
 
 
@@ -159,10 +165,6 @@ def scenario(found: Answer, base: Scenario) -> Scenario:
 def budgets_of(longest: int, given: Sequence[int]) -> list[int]:
     """Token budgets to compare, the largest (no partial rollouts) first."""
     return sorted({longest, *given}, reverse=True) if given else [max(1, longest >> n) for n in range(5)]
-
-
-def compare(base: Scenario, budgets: Sequence[int], iterations: int, seed: int) -> list[BudgetRow]:
-    return over_budgets(base, budgets, iterations, seed)
 
 
 def parameters(setup: Setup) -> tuple[float, float]:

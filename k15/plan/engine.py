@@ -65,8 +65,8 @@ def sharing(job: TrainJob, device: Device, parts: Parts, engine: EngineMemory, *
     moves += state * off.optimizer
     shared = 2.0 * model.total(job.shape) * job.dtype_bytes
     if job.local:  # one memory for all
-        everything = parts.peak + engine.weights + engine.cache + engine.activations
-        return Sharing(everything, everything, shared, shared + job.per_node * parts.peak + engines * everything)
+        sampler = engine.weights + engine.cache + engine.activations
+        return Sharing(parts.peak + sampler, parts.peak + sampler, shared, shared + job.per_node * parts.peak + engines * sampler)
     sampling = stays + CONTEXT_BYTES + share * device.memory_gb * 1e9
     host = shared + job.per_node * moves + engines * tensor * engine.weights
     return Sharing(parts.peak + CONTEXT_BYTES + ASLEEP_BYTES, sampling, shared if spare else shared / 2, host)

@@ -13,14 +13,14 @@ from k15.config.plan import PlanConfig
 from k15.config.values import require
 from k15.config.words import quoted
 from k15.errors import ConfigError, unknown_name
-from k15.plan.answer import Answer, Setup, answer, budgets_of, check_fits, compare, layout_lines, scenario
+from k15.plan.answer import Answer, Setup, answer, budgets_of, check_fits, layout_lines, scenario
 from k15.plan.devices import DEVICES, Device
 from k15.plan.job import TrainJob
 from k15.plan.layouts import ranked
 from k15.plan.lengths import Lengths, lognormal, of_run
 from k15.plan.report import budget_table, costs, describe, error_line, replayed, scale_table
 from k15.plan.rollout import Speed
-from k15.plan.simulate import BudgetRow, Scenario
+from k15.plan.simulate import BudgetRow, Scenario, over_budgets
 from k15.plan.step import machine
 from k15.plan.trace import Replay, read_trace, replay
 from k15.runs.prepare import model_folder
@@ -53,6 +53,7 @@ CEILINGS = (
 )
 SCALE = (8, 64, 512, 2048, 10000)  # GPUs of --simulate
 SCALE_ITERATIONS = 2
+MOST_SEQUENCES = 100_000  # simulated at once: about half a minute
 MEASURED_PARTS = "with these constants, `handoff` below is all that has a fixed time: a phase's start, rewards, weights"
 
 
@@ -113,7 +114,7 @@ def plan(cfg: PlanConfig) -> list[str]:
         base, lines = _as_measured(base, fitted), [*lines, *replayed(fitted), MEASURED_PARTS]
     budgets = budgets_of(cfg.rollout.max_response_tokens, p.budgets) if p.simulate else [cfg.rollout.max_response_tokens]
     budget = min(cfg.rollout.budget_tokens, cfg.rollout.max_response_tokens)
-    rows = compare(base, sorted({*budgets, budget}, reverse=True), p.iterations, cfg.seed)
+    rows = over_budgets(base, sorted({*budgets, budget}, reverse=True), p.iterations, cfg.seed)
     lines += costs(found, rows, cfg.algo.iterations, p.price_per_gpu_hour, budget)
     if p.simulate:
         lines += ["", f"over token budgets ({p.iterations} iterations each):", *budget_table(rows)]
@@ -145,7 +146,7 @@ def setup_of(cfg: PlanConfig) -> tuple[Setup, Lengths]:
     setup = Setup(
         job, device, machine(device, mfu, cfg.parallel.ranks_per_node), cfg.cluster.nodes, r.engines_per_node,
         r.tensor_parallel, r.gpu_memory_utilization, float(r.kv_cache_bytes) if cpu else None, r.max_concurrent,
-        cfg.model.max_context_tokens, mfu, cfg.weights.spare,
+        cfg.model.max_context_tokens, mfu, cfg.weights.spare, cfg.cluster.mem_gb,
     )  # fmt: skip
     return setup, lengths
 
@@ -219,15 +220,20 @@ def _scales(cfg: PlanConfig, found: Answer, base: Scenario, budget: int) -> list
         ratio = nodes / setup.nodes
         for rows, prompts in ((weak, max(1, round(base.prompts * ratio))), (strong, base.prompts)):
             job = replace(setup.job, ranks=nodes * setup.job.per_node, sequences=prompts * base.samples)
-            if job.data < 1 or job.ranks % (job.ranks // job.data):
+            if job.sequences > MOST_SEQUENCES or job.data < 1 or job.ranks % (job.ranks // job.data):
                 continue
             here = answer(replace(setup, job=job, nodes=nodes))
             times = scenario(here, replace(base, prompts=prompts)) if cfg.plan.trace is None else replace(
                 base, prompts=prompts, engines=nodes * setup.engines_per_node, handoff_s=base.handoff_s + here.handoff["pull"],
                 train_token_s=base.train_token_s / ratio)  # fmt: skip
-            found_row: BudgetRow = compare(times, [budget], SCALE_ITERATIONS, cfg.seed)[0]
+            found_row: BudgetRow = over_budgets(times, [budget], SCALE_ITERATIONS, cfg.seed)[0]
             rows.append((nodes * setup.job.per_node, prompts, found_row))
-    return ["as many prompts for each GPU:", *scale_table(weak), "the same prompts for all:", *scale_table(strong)]
+    return [
+        f"as many prompts for each GPU (up to {MOST_SEQUENCES:,} sequences):",
+        *scale_table(weak),
+        "the same prompts for all:",
+        *scale_table(strong),
+    ]
 
 
 if __name__ == "__main__":

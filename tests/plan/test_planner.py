@@ -76,6 +76,8 @@ def test_what_cannot_fit_is_named_and_the_offered_layout_fits(qwen):
     assert any(line.startswith("training: ") for line in fits) and known.MEASURED in fits[-1]
     with pytest.raises(ConfigError, match="an engine's weights are 15.2 GB a device.* raise rollout.tensor_parallel"):
         plan(parse([*qwen, "rollout.gpu_memory_utilization=0.2", *offered.split()]))
+    with pytest.raises(ConfigError, match="host memory, but cluster.mem_gb is 64"):
+        plan(parse([*qwen, "cluster.mem_gb=64", "rollout.gpu_memory_utilization=0.9", *offered.split()]))
     with pytest.raises(ConfigError, match="No layout of 16 ranks fits. (32|64|128|256) ranks do, for example parallel.tensor="):
         plan(parse([*qwen, "plan.memory_gb=10"]))
 
