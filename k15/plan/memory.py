@@ -18,7 +18,8 @@ EXPERT_IMBALANCE = 1.1  # tokens of the fullest expert rank over the mean, with 
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of one rank. `moments` False parts do not meet `activations` (see `peak`)."""
+    """Bytes of one rank. `workspace` goes with `activations`, `step` is the optimizer's own; `moments_in_backward`: do moments
+    meet activations?"""
 
     weights: float
     gradients: float
@@ -42,7 +43,7 @@ class Parts:
 
     def table(self) -> dict[str, float]:
         """Bytes by part, as they are printed."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.type is float or f.type == "float"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "moments_in_backward"}
 
 
 def trainer(job: TrainJob, stage: int) -> Parts:
