@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher, SlurmLauncher
 from omegaconf import open_dict
 
+from k15.config.words import FREE_TEXT
 from k15.errors import ClusterError, ConfigError, K15Error
 from k15.launch.processes import run_all
 from k15.launch.sbatch import fabric_lines
@@ -113,7 +115,15 @@ def _say(sweep: Sweep, folder: Path, bad: Mapping[int, str]) -> None:
 def _argv(sweep: Sweep, folder: Path, point: SweepPoint) -> list[str]:
     where = folder / point.folder
     where.mkdir(parents=True, exist_ok=True)
-    return ["env", f"{POINT}={where}", *node_command(sweep.command, [*point.overrides, f"run_dir={where}"])]
+    return ["env", f"{POINT}={where}", *node_command(sweep.command, [*map(typed_again, point.overrides), f"run_dir={where}"])]
+
+
+def typed_again(override: str) -> str:
+    """A point's setting as a user types it: Hydra's sweeper has escaped free text, which `k15` quotes by itself."""
+    key = override.partition("=")[0]
+    if key.lstrip("+") not in FREE_TEXT:
+        return override
+    return f"{key}={OverridesParser.create().parse_override(override).value()}"
 
 
 class HereSweep(_Resuming, BasicLauncher):

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from cluster import wait_for
 
+from k15.cli import _points
+from k15.config.compose import compose_run
+from k15.config.words import quoted
 from k15.launch.processes import run_all
+from k15.launch.sweep import typed_again
 
 
 def python(code: str) -> list[str]:
@@ -42,3 +46,14 @@ def test_the_signal_to_save_reaches_those_that_run_and_starts_no_more(tmp_path: 
     logs = {n: tmp_path / f"{n}.log" for n in range(2)}
     assert run_all({n: python(saves) for n in range(2)}, parallel=1, logs=logs) == {0: "saved", 1: "saved"}
     assert not logs[1].exists()
+
+
+def test_a_point_gets_the_text_that_was_typed() -> None:
+    """Through the quotes of `k15`, the escapes of Hydra's sweeper, and the quotes of the point's own `k15`."""
+    typed = "reward.template=\\boxed{ANSWER}"
+    points = _points([*quoted([typed]), "seed=1,2", "name=${data.kind}"], sampled=False)
+    for point in points:
+        again = [typed_again(word) for word in point]
+        assert again[0] == typed
+        cfg = compose_run(quoted(again))
+        assert cfg.reward.template == "\\boxed{ANSWER}" and cfg.name == cfg.data.kind
