@@ -19,13 +19,14 @@ import yaml
 from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, listed, settings
 from k15.config.values import check_names
-from k15.config.words import quoted
+from k15.config.words import FREE_TEXT, quoted
 from k15.errors import ClusterError, ConfigError, unknown_name
 from k15.launch.sbatch import render
 from k15.launch.status import QUEUED, RUNS, slurm_job
 from k15.launch.submit import POINT, REQUEUE, kind, node_command
 from k15.log.sweep import is_finished
 
+_HOLE = re.compile(r"(?<!\$)\{([a-zA-Z0-9_]+)\}")  # {STAGE}, but not Hydra's ${setting}
 USAGE = """usage: k15 launch pipeline [FILE.yaml] [STAGE.name=value ...] [all.name=value ...] [run_dir=FOLDER] [--dry-run]
 
 Submits the stages of FILE as a chain of Slurm jobs, each starting only if the one before succeeded. Without FILE: SFT, RL,
@@ -93,12 +94,12 @@ def stages(words: Sequence[str]) -> list[Stage]:
 
 def _stage(row: dict, more: Sequence[str], base: Path, before: Sequence[Stage]) -> Stage:
     folders = {stage.name: str(stage.folder) for stage in before}
-    texts = [*row.get("settings", []), *more]
-    used = [m for text in texts for m in re.findall(r"(?<!\$)\{([a-zA-Z0-9_]+)\}", text)]
+    texts = [*quoted(row.get("settings", [])), *more]
+    used = [name for text in texts for name in _HOLE.findall(text) if not _free(text)]
     for name in used:
         if name not in folders:
             raise unknown_name(f"stage {row['name']}: the earlier stage in {{...}}", name, list(folders))
-    put = [re.sub(r"(?<!\$)\{([a-zA-Z0-9_]+)\}", lambda m: folders[m[1]], text) for text in texts]
+    put = [text if _free(text) else _HOLE.sub(lambda m: folders[m[1]], text) for text in texts]
     put = listed(COMMANDS[row["command"]], put)
     taken = [text for text in put if text.startswith("run_dir=")]
     if taken:
@@ -108,6 +109,11 @@ def _stage(row: dict, more: Sequence[str], base: Path, before: Sequence[Stage]) 
     if cfg.cluster.kind == "local":
         raise ConfigError(f"stage {stage.name}: cluster.kind is local, but a chain needs Slurm. slurm/local/up starts one here.")
     return stage
+
+
+def _free(text: str) -> bool:
+    """Whether braces in it are the user's own: reward.template=\\boxed{ANSWER}."""
+    return text.partition("=")[0].lstrip("+") in FREE_TEXT
 
 
 def _composed(stage: Stage):

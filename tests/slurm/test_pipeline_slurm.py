@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, wait_for
 
+from k15.config.compose import compose_run
+from k15.config.words import quoted
 from k15.errors import ConfigError
 from k15.launch.pipeline import stages
 
@@ -82,6 +84,13 @@ def test_a_wrong_file_is_refused_before_anything_is_submitted(text: str, tmp_pat
     (tmp_path / "chain.yaml").write_text(text)
     with pytest.raises(ConfigError, match=WRONG[text]):
         stages([str(tmp_path / "chain.yaml")])
+
+
+def test_braces_of_a_template_are_no_stage(tmp_path: Path) -> None:
+    typed = "reward.template=\\boxed{ANSWER}"
+    (tmp_path / "chain.yaml").write_text(f"stages: [{{name: a, command: rl, settings: ['{typed}']}}]")
+    (stage,) = stages([str(tmp_path / "chain.yaml")])
+    assert compose_run(quoted(stage.settings)).reward.template == "\\boxed{ANSWER}"
 
 
 def test_the_default_chain_and_words_for_its_stages() -> None:
