@@ -1,5 +1,6 @@
 """What rooms that may not import each other must read alike from a Hugging Face config.json. Torch-free."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,3 +87,13 @@ def hf_folder(setting: str, path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / 'config.json'} is not an object.")
     return config
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits that change when the weights do: names, sizes and times of the files (their content is too long to read).
+
+    Of a folder that was copied without its times they change too.
+    """
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json"))
+    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

@@ -1,7 +1,6 @@
 """Who answers in `k15 eval`: a Hugging Face folder on k15's own vLLM servers, or an endpoint that runs elsewhere."""
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k15.config.eval import EvaluationConfig
+from k15.config.hf import fingerprint
 from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import ConfigError, DataError
@@ -70,7 +70,7 @@ class Subject:
                 else str(config.get("torch_dtype", config.get("dtype", "bfloat16")))
             )
         return Subject(
-            folder, load_tokenizer(folder, chat=chat), context if context is not None else most, dtype, chat, _fingerprint(folder)
+            folder, load_tokenizer(folder, chat=chat), context if context is not None else most, dtype, chat, fingerprint(folder)
         )
 
     def prompts(self, asked: Mapping[str, str]) -> Asked:
@@ -159,10 +159,3 @@ def _has_template(folder: Path) -> bool:
     """Whether the folder's tokenizer has a chat template."""
     path = folder / "tokenizer_config.json"
     return (folder / "chat_template.jinja").is_file() or (path.is_file() and "chat_template" in json.loads(path.read_text()))
-
-
-def _fingerprint(folder: Path) -> str:
-    """Changes when the weights do: names, sizes and times of the files (their content is too long to read)."""
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json"))
-    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
