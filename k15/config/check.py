@@ -156,8 +156,10 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
         if not d.path:
             raise ConfigError("data.kind=jsonl needs data.path=<file.jsonl> with the fields `prompt` and `answer`.")
         for key, path in (("data.path", d.path), ("data.eval_path", d.eval_path)):
-            if path is not None and not Path(path).is_file():
-                raise ConfigError(f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file.")
+            if path is not None and not Path(path).exists():
+                raise ConfigError(
+                    f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file, or a store of `k15 curate`."
+                )
         if d.eval_path is None and not 0 < d.eval_fraction < 1:
             raise ConfigError(
                 f"data.eval_fraction is {d.eval_fraction:g}, which leaves no {'held-out' if not d.eval_fraction else 'training'} "

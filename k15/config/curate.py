@@ -139,6 +139,13 @@ def check_curate(cfg: CurateConfig) -> None:
                 raise ConfigError(f"{item.name} is {value}; it must be above 0.")
     if cfg.engine.path is not None and cfg.engine.url is not None:
         raise ConfigError("engine.path and engine.url are both set; give a folder to serve, or the address of a running engine.")
+    rooms = (("hack.max_tokens", cfg.hack), ("difficulty.max_tokens", cfg.difficulty))
+    for name, section in rooms:
+        if section.enabled and cfg.engine.path is not None and section.max_tokens >= cfg.engine.max_context_tokens:
+            raise ConfigError(
+                f"{name} is {section.max_tokens}, which leaves no room for a prompt in engine.max_context_tokens="
+                f"{cfg.engine.max_context_tokens}; lower the one or raise the other."
+            )
     asks = [n for n, on in (("hack.enabled", cfg.hack.enabled), ("difficulty.enabled", cfg.difficulty.enabled),
                             ("tagger=model", cfg.tagger == "model")) if on]  # fmt: skip
     if asks and cfg.engine.path is None and cfg.engine.url is None:

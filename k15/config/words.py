@@ -4,7 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 
-FREE_TEXT = ("reward.template",)  # settings whose usual values are no words of Hydra's grammar: \\boxed{ANSWER}, #ANSWER
+FREE_TEXT = (
+    "reward.template",
+    "template",
+    "prompt",
+)  # settings whose usual values are no words of Hydra's grammar: \\boxed{ANSWER}, #ANSWER
 _WANTED = {
     "Integer": "a whole number", "Float": "a number", "bool": "true or false", "ListConfig": "a list, such as [a,b]",
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """The same problem twice, and problems of the evaluation sets (report 2.1).
 
-Texts are compared as words, in lower case and without punctuation. MinHash (datasketch) proposes near pairs, the Jaccard
-similarity of their word 3-grams decides, so that what is reported does not depend on luck. Numbers are words: problems made
+Texts are compared as words and operators, in lower case and without punctuation. MinHash (datasketch) proposes near pairs, the
+Jaccard similarity of their 3-grams decides, so that what is reported does not depend on luck. Numbers are words: problems made
 from one template with other numbers have other answers, and are two problems.
 """
 
@@ -14,6 +14,7 @@ from k15.errors import ConfigError
 PERMUTATIONS = 128
 GRAM = 3
 _WORD = re.compile(r"[^\W_]+")
+_TOKEN = re.compile(r"[^\W_]+|[-+*/^=<>!%]")  # 17-5 is not 17+5
 
 
 def words(text: str) -> list[str]:
@@ -22,23 +23,26 @@ def words(text: str) -> list[str]:
 
 
 def grams(text: str, n: int = GRAM) -> frozenset[str]:
-    """The word n-grams; all words together where there are fewer."""
-    found = words(text)
+    """The n-grams of words and operators; all of them together where there are fewer."""
+    return _runs(_TOKEN.findall(text.lower()), n)
+
+
+def _runs(found: Sequence[str], n: int) -> frozenset[str]:
     return frozenset(" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1)))
 
 
 def duplicates(rows: Sequence[Row], threshold: float, seed: int) -> dict[int, tuple[int, float]]:
     """Index of each row that repeats an earlier one -> (that row's index, similarity).
 
-    The same: equal words, or one answer and a similarity of at least `threshold`. The first of several stays, and a
+    The same: one answer, and equal words and operators or a similarity of at least `threshold`. The first of several stays, and a
     row is compared with rows that stay only.
     """
     found: dict[int, tuple[int, float]] = {}
-    exact: dict[tuple[str, ...], int] = {}
+    exact: dict[tuple[object, ...], int] = {}
     index = _Index(threshold, seed)
     answers = ["".join(row.answer.split()).lower() for row in rows]
     for i, (row, near) in enumerate(zip(rows, index.signatures([r.text for r in rows]))):
-        key = tuple(words(row.text))
+        key = (answers[i], *_TOKEN.findall(row.text.lower()))
         first = exact.get(key)
         if first is not None:
             found[i] = first, 1.0
@@ -63,18 +67,18 @@ def contaminated(rows: Sequence[Row], evaluation: Iterable[Row], threshold: floa
     runs: dict[str, str] = {}
     index = _Index(threshold, seed)
     for j, (row, near) in enumerate(zip(held, index.signatures([r.text for r in held]))):
-        key = tuple(words(row.text))
-        exact.setdefault(key, row.where)
-        if ngram and len(key) >= ngram:
-            runs |= dict.fromkeys(grams(row.text, ngram), row.where)
+        exact.setdefault(tuple(_TOKEN.findall(row.text.lower())), row.where)
+        if ngram and len(words(row.text)) >= ngram:
+            runs |= dict.fromkeys(_runs(words(row.text), ngram), row.where)
         index.add(j, near)
     found: dict[int, str] = {}
     for i, (row, near) in enumerate(zip(rows, index.signatures([r.text for r in rows]))):
-        key = tuple(words(row.text))
+        key = tuple(_TOKEN.findall(row.text.lower()))
         if key in exact:
             found[i] = f"is {exact[key]}"
             continue
-        shared = next((g for g in sorted(grams(row.text, ngram)) if g in runs), None) if ngram and len(key) >= ngram else None
+        own = words(row.text)
+        shared = next((g for g in sorted(_runs(own, ngram)) if g in runs), None) if ngram and len(own) >= ngram else None
         similar = max(index.near(near), key=lambda pair: (pair[1], -pair[0]), default=None)
         if similar is not None:
             found[i] = f"is like {held[similar[0]].where} (similarity {similar[1]:.2f})"

@@ -86,7 +86,7 @@ def without_duplicates(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -
         lost("exact" if s == 1 else "near", rows[i], f"is {rows[j].where} (similarity {s:.2f})") for i, (j, s) in twice.items()
     ]
     kept = [row for i, row in enumerate(rows) if i not in twice]
-    funnel.add("duplicate", f"same words, or same answer and similarity >= {limit:g}", len(kept), dropped)
+    funnel.add("duplicate", f"same answer, and same words or similarity >= {limit:g}", len(kept), dropped)
     return kept
 
 

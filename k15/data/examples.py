@@ -142,6 +142,8 @@ def _object(raw: bytes) -> dict:
 def text(row: dict, name: str) -> str:
     """A field that must be a text that is not empty. Raises DataError."""
     value = row.get(name)
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(f"field `{name}` holds half a character (a lone surrogate), which no tokenizer takes; mend the text")
     if not isinstance(value, str) or not value.strip():
         state = "is missing" if name not in row else f"is {value!r}"
         raise DataError(f"field `{name}` {state}; it must be a text that is not empty (fields: {', '.join(sorted(row))})")

@@ -145,6 +145,10 @@ def _prompt(line: str, where: str) -> Prompt:
 
 def _text(row: dict, name: str, where: str) -> str:
     value = row.get(name)
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(
+            f"{where}: field `{name}` holds half a character (a lone surrogate), which no tokenizer takes; mend the text."
+        )
     if not isinstance(value, str) or not value.strip():
         state = "is missing" if name not in row else f"is {value!r}"
         raise DataError(f"{where}: field `{name}` {state}; it must be a text that is not empty.")

@@ -6,6 +6,7 @@ so that controllers and samplers stay light. Token ids equal those of transforme
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -85,8 +86,17 @@ class TextTokenizer:
 
         Raises DataError where the template does not take them.
         """
-        # The settings transformers renders chat templates with: templates are third-party text, hence the sandbox.
         from jinja2.exceptions import TemplateError
+
+        try:
+            return self._compiled.render(messages=list(messages), add_generation_prompt=generate, tools=None, **self._names)
+        except TemplateError as e:
+            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
+
+    @cached_property
+    def _compiled(self):
+        """The chat template; compiling takes milliseconds, which would add up over the rows of a dataset."""
+        # The settings transformers renders chat templates with: templates are third-party text, hence the sandbox.
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -94,12 +104,7 @@ class TextTokenizer:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
         environment.globals["raise_exception"] = _refuse
-        try:
-            return environment.from_string(self._template).render(
-                messages=list(messages), add_generation_prompt=generate, tools=None, **self._names
-            )
-        except TemplateError as e:
-            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
+        return environment.from_string(self._template)
 
 
 def _refuse(message: str) -> None:

@@ -23,7 +23,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`tokens`: sampled, the end-of-sequence token included; `finish`: stop, or length where `max_tokens` cut it."""
+    """`tokens`: sampled, the end-of-sequence token included; `finish`: stop, length where `max_tokens` cut it, or an
+    endpoint's own word (content_filter), which is judged like any other answer."""
 
     text: str
     tokens: int
@@ -90,6 +91,4 @@ class Endpoint:
             finish, tokens = str(choice["finish_reason"]), int(body["usage"]["completion_tokens"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EngineError(f"{url} answered without a text and its usage ({error!r}): {raw[:200]!r}") from error
-        if finish not in ("stop", "length"):
-            raise EngineError(f"{url} ended an answer by {finish!r}; only stop and length are known")
         return Answer(str(text if text is not None else ""), tokens, finish)

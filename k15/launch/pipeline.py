@@ -177,9 +177,13 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
     if kind(_composed(chain[0]).cluster) == "local":
         raise ConfigError("a chain needs Slurm, and none answers. slurm/local/up starts one on this machine.")
     todo = [n for n, stage in enumerate(chain) if not is_finished(stage.folder)]
-    for stage in chain:
-        record = stage.folder / "job.json"
-        job = str(json.loads(record.read_text())["job_id"]) if record.is_file() else None
+    for n, stage in enumerate(chain):
+        path = stage.folder / "job.json"
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        job = str(record["job_id"]) if "job_id" in record else None
+        if n not in todo and record.get("words", _words(stage)) != _words(stage):
+            raise ConfigError(f"stage {stage.name} in {stage.folder} was finished with other settings. Give another run_dir=, or "
+                              "the same settings to go on with the chain.")  # fmt: skip
         fields = slurm_job(job) if job is not None else None
         if fields and fields["JobState"] in QUEUED:
             raise ConfigError(f"{stage.folder.parent} is going on: stage {stage.name} is job {job}, {fields['JobState']}. "
@@ -190,15 +194,19 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
         stage = chain[number]
         (stage.folder / "logs" / "launch").mkdir(parents=True, exist_ok=True)
         after = [f"--dependency=afterok:{jobs[before]}", "--kill-on-invalid-dep=yes"] if before is not None else []
-        done = subprocess.run(
-            ["sbatch", "--parsable", *after], input=script(chain, number), capture_output=True, text=True, timeout=60
-        )
-        if done.returncode:
+        try:
+            done = subprocess.run(
+                ["sbatch", "--parsable", *after], input=script(chain, number), capture_output=True, text=True, timeout=60
+            )
+            refused = done.stderr.strip() if done.returncode else None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            refused = str(error)
+        if refused is not None:
             _cancel(jobs)
-            raise ClusterError(f"sbatch refused stage {stage.name}, and no stage was left queued: {done.stderr.strip()}")
+            raise ClusterError(f"sbatch refused stage {stage.name}, and no stage was left queued: {refused}")
         job = jobs[stage.name] = done.stdout.strip().split(";")[0]
         log = stage.folder / "logs" / "launch" / f"k15-{stage.name}-{job}.out"
-        record = {"job_id": job, "kind": "slurm", "log": str(log), "submitted": time.time()}
+        record = {"job_id": job, "kind": "slurm", "log": str(log), "submitted": time.time(), "words": _words(stage)}
         if before is not None:
             record["after"] = str(chain[todo[todo.index(number) - 1]].folder)
         (stage.folder / "job.json").write_text(json.dumps(record) + "\n")
@@ -210,6 +218,11 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
         else f"see them with: k15 status; what failed: {chain[0].folder.parent}/pipeline.log"
     )
     return jobs
+
+
+def _words(stage: Stage) -> list[str]:
+    """What a stage was told to do; cluster settings may differ from call to call."""
+    return [stage.command, *(text for text in stage.settings if not text.startswith("cluster."))]
 
 
 def _cancel(jobs: dict[str, str]) -> None:

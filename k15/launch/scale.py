@@ -134,7 +134,7 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
     """Submit `count` jobs that join, on other hosts than `jobs` have. Raises ConfigError where there are not so many."""
     partition = cluster.partition if cluster.partition is not None else jobs[0]["Partition"]
     nodes = _nodes(partition)
-    used = sum(int(job["NumNodes"]) for job in jobs)
+    used = sum(int(job["NumNodes"]) for job in jobs if job.get("Partition") == partition)
     if used + count > len(nodes):
         raise ConfigError(
             f"{count} more nodes are wanted, but partition {partition} has {len(nodes)} that work, and the run uses {used}. "
@@ -158,9 +158,12 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
 
 def _nodes(partition: str) -> set[str]:
     """Hosts of a partition that work."""
-    done = subprocess.run(
-        ["sinfo", "-h", "-N", "-p", partition, "-o", "%N %t"], capture_output=True, text=True, timeout=30
-    )  # fmt: skip
+    try:
+        done = subprocess.run(["sinfo", "-h", "-N", "-p", partition, "-o", "%N %t"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"sinfo does not answer: {error}") from error
+    if done.returncode:
+        raise ClusterError(f"sinfo refuses to say what partition {partition} has: {done.stderr.strip()}")
     rows = [line.split() for line in done.stdout.splitlines()]
     return {name for name, state in rows if not state.startswith(("down", "drain", "fail", "maint", "unk"))}
 

@@ -146,7 +146,10 @@ class SlurmSweep(_Resuming, SlurmLauncher):
     """hydra/launcher=slurm and submitit_slurm: a job array, array_parallelism tasks of it at once."""
 
     def run_points(self, sweep: Sweep, folder: Path, todo: Mapping[int, SweepPoint]) -> dict[int, str]:
-        queued = _states(p.job for p in todo.values() if p.job is not None) or {}
+        known = [p.job for p in todo.values() if p.job is not None]
+        queued = _states(known) if known else {}
+        if queued is None:
+            raise ClusterError("squeue does not answer, so it is not known which points still run; the same words later go on.")
         going = {n for n, p in todo.items() if queued.get(p.job) in QUEUED}
         new = {n: p for n, p in todo.items() if n not in going}
         for number in sorted(going):
@@ -161,7 +164,9 @@ class SlurmSweep(_Resuming, SlurmLauncher):
         import submitit
 
         executor = submitit.AutoExecutor(
-            folder=self.params["submitit_folder"], cluster="slurm", slurm_max_num_timeout=self.params["max_num_timeout"]
+            folder=self.params["submitit_folder"],
+            cluster="slurm",
+            slurm_max_num_timeout=10**6 if self.config.cluster.requeue else 0,
         )
         executor.update_parameters(**_parameters(self.params, requeue=bool(self.config.cluster.requeue)))
         try:

@@ -105,7 +105,7 @@ def evaluate(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan]) -> lis
     facts: dict[str, object] = {"model": model_name(cfg), "run": run_dir.name, "final answers marked by": cfg.template}
     if not cfg.score_only:
         subject = Subject.of(cfg)
-        facts["stamp"] = stamp(cfg, subject)
+        facts["stamp"] = stamp(cfg, subject, found)
         if (run_dir / "results.json").is_file() and (done := read_results(run_dir)).get("stamp") == facts["stamp"]:
             print(f"{table(done['results'])}\n{run_dir} is finished: nothing to do")
             return done["results"]

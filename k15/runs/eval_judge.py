@@ -69,9 +69,9 @@ def _contest(
 
 
 def complete(plan: Plan, store: Responses) -> tuple[list[Prompt], list[list[Answer]]]:
-    """The problems that have all their answers, as many each as the most. Raises DataError where there is none."""
-    n = 1 + max((index for _, index in store.found), default=-1)
-    prompts = [p for p in plan.prompts if n and all((p.id, j) in store.found for j in range(n))]
+    """The problems that have all the answers that were asked for. Raises DataError where there is none."""
+    n = plan.samples
+    prompts = [p for p in plan.prompts if all((p.id, j) in store.found for j in range(n))]
     if not prompts:
         raise DataError(f"{store.path} has no problem with all its answers; sample them: run it without score_only.")
     if len(prompts) < len(plan.prompts):

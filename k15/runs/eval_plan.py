@@ -102,7 +102,10 @@ def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
     )  # fmt: skip
 
 
-def stamp(cfg: EvaluationConfig, subject: Subject) -> str:
-    """Names what was evaluated and how: the same settings on the same weights have nothing left to do."""
+def stamp(cfg: EvaluationConfig, subject: Subject, plans: Sequence[Plan]) -> str:
+    """Names what was evaluated and how: the same settings, problems and ratings on the same weights have nothing left to do."""
     same = replace(cfg, run_dir=None, dry_run=False, name="", workers=1, watch=None, cluster=type(cfg.cluster)())
-    return hashlib.sha256(f"{subject.fingerprint}\n{to_yaml(same)}".encode()).hexdigest()[:16]
+    problems = [(p.id, plan.asked[p.id], p.answer, dict(p.meta)) for plan in plans for p in plan.prompts]
+    ratings = Path(cfg.ratings).read_text() if cfg.ratings is not None else ""
+    said = f"{subject.fingerprint}\n{to_yaml(same)}\n{problems}\n{ratings}"
+    return hashlib.sha256(said.encode(errors="backslashreplace")).hexdigest()[:16]

@@ -144,6 +144,8 @@ def test_numbers_and_answers_make_two_problems(tmp_path: Path):
     text = "Tom has {} apples and buys {} more at the market on a sunny day in the middle of May, how many has he now?"
     rows = [row(text.format(3, 4), "7"), row(text.format(3, 5), "8"), row(text.format(3, 4) + " Say it.", "7")]
     assert set(duplicates(rows, 0.8, 0)) == {2}
+    sums = [row("Compute $17-5$.", "12"), row("Compute $17+5$.", "22"), row("$x^2+3x=4$?", "1"), row("$x^2-3x=4$?", "4")]
+    assert not duplicates(sums, 0.8, 0)
 
 
 @hypothesis_settings(deadline=None)
