@@ -134,7 +134,7 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
     """Submit `count` jobs that join, on other hosts than `jobs` have. Raises ConfigError where there are not so many."""
     partition = cluster.partition if cluster.partition is not None else jobs[0]["Partition"]
     nodes = _nodes(partition)
-    used = sum(int(job["NumNodes"]) for job in jobs if job.get("Partition") == partition)
+    used = sum(int(job["NumNodes"].split("-")[0]) for job in jobs if job.get("Partition") == partition)
     if used + count > len(nodes):
         raise ConfigError(
             f"{count} more nodes are wanted, but partition {partition} has {len(nodes)} that work, and the run uses {used}. "
@@ -149,7 +149,7 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
         command = ["sbatch", "--parsable", f"--exclude={','.join(lists)}", f"--chdir={run.parent}"]
         done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60)
         if done.returncode:
-            raise ClusterError(f"sbatch refused the job: {done.stderr.strip().splitlines()[-1]}")
+            raise ClusterError(f"sbatch refused the job: {done.stderr.strip()}")
         job = done.stdout.strip().split(";")[0]
         record = {"joins": rendezvous.name, "submitted": time.time(), "left": False}
         (folder / f"{job}.json").write_text(json.dumps(record) + "\n")

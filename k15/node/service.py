@@ -56,7 +56,7 @@ class Node:
         self.run_dir = run_dir
         self.device = device
         self.head = identity.node_rank == 0
-        self.address = node_address(identity.node_count, joinable=identity.in_slurm)
+        self.address = node_address(identity.node_count, joinable=identity.in_slurm and command == "rl")
         self.segments = job_directory(f"{identity.job}-{identity.node_rank}")
         self.stopping = asyncio.Event()
         self.exit_code = 0

@@ -152,9 +152,12 @@ class EngineClient:
             raise EngineError(f"{self.base_url}: {len(rows)} prompt log-probs for {len(tokens)} tokens")
         return [float(row[str(token)]["logprob"]) for row, token in zip(rows[1:], tokens[1:], strict=True)]
 
-    async def abort_all(self) -> int:
-        """Ends every request now; each returns its partial tokens with finish "abort". Returns how many there were."""
-        return int((await self._call("POST", "/abort_requests", {}))["aborted"])
+    async def abort_all(self, timeout_s: float = 5.0) -> int:
+        """Ends every request now; each returns its partial tokens with finish "abort". Returns how many there were.
+
+        The limit is short: who aborts has seconds left, and an engine that hangs must not keep them from the others.
+        """
+        return int((await self._call("POST", "/abort_requests", {}, timeout_s=timeout_s))["aborted"])
 
     async def health(self, timeout_s: float = 5.0) -> None:
         """Returns when the engine is alive, else raises EngineUnavailable."""

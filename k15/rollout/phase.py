@@ -116,12 +116,7 @@ class Phase:
         deadline = asyncio.get_running_loop().time() + grace_s
         while not self._ended.is_set() and asyncio.get_running_loop().time() < deadline:
             # Again and again: a request may still be on its way to the engine when the first abort arrives.
-            for lane in [lane for lane in self.lanes if lane.up and lane.running]:
-                try:
-                    await lane.client.abort_all()
-                except EngineError as error:
-                    log.warning("%r could not abort: %s", lane.client, error)
-                    lane.up = False
+            await asyncio.gather(*(self._abort(lane) for lane in self.lanes if lane.up and lane.running))
             try:
                 await asyncio.wait_for(self._ended.wait(), 0.1)
             except TimeoutError:
@@ -129,6 +124,13 @@ class Phase:
         await self._cancel(self._tasks)
         self._wake.set()
         await self._ended.wait()
+
+    async def _abort(self, lane: Lane) -> None:
+        try:
+            await lane.client.abort_all()
+        except EngineError as error:
+            log.warning("%r could not abort: %s", lane.client, error)
+            lane.up = False
 
     async def drain(self, lane: Lane) -> None:
         """Ends the work of `lane` in this phase: its requests return what they have, and go on on the other engines.
@@ -186,6 +188,8 @@ class Phase:
         except EngineUnavailable as error:
             self._count(lane, error.partial)
             done = error.partial is not None and self._keep(job, error.partial, allowed)
+            if error.partial is not None and error.partial.tokens:
+                job.attempts = 0  # it got on: a response longer than a request may take is no failure
             self._failed(lane, epoch, job, error, done=done)
             return
         finally:
@@ -193,10 +197,13 @@ class Phase:
         if lane.epoch == epoch:
             lane.failures = 0
         self._count(lane, got)
-        if got.finish != "abort" or self._stopping or not lane.leaving:
+        if got.finish != "abort" or self._stopping:
             self._accept(job, got, allowed)
-        elif not self._keep(job, got, allowed):
-            self._pending.appendleft(job)
+        elif not self._keep(job, got, allowed):  # not by us: its server is ending, or it leaves
+            if got.tokens or lane.leaving:
+                self._pending.appendleft(job)
+            else:
+                self._retry(lane, job, EngineUnavailable("the engine aborted a request that nobody had called off"))
 
     def _count(self, lane: Lane, got: Generation | None) -> None:
         self.metrics.tokens_by_engine[lane.client.base_url] += len(got.tokens) if got is not None else 0

@@ -10,7 +10,8 @@ from k15.runs.job import MAY_CHANGE, Job
 from k15.runs.prepare import preflight
 
 __all__ = ["main", "preflight", "run"]
-JOB = Job("rl", RunConfig, check, "k15.runs.controller", (*MAY_CHANGE, "algo.iterations"))
+RESUMED_WITH = ("algo.iterations", "weights", "rollout.canary_tolerance", "rollout.request_timeout_s", "rollout.max_retries")
+JOB = Job("rl", RunConfig, check, "k15.runs.controller", (*MAY_CHANGE, *RESUMED_WITH))
 
 
 @hydra.main(config_path="pkg://k15.conf", config_name="rl", version_base="1.3")

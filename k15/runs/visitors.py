@@ -93,6 +93,9 @@ class Visitors:
             log.info("node %d (%s) comes for rollout; starting its engines", rank, found[rank]["host"])
             self._known[rank] = AgentClient(self._session, found[rank]["url"], self._token, rank)
             self._starting[rank] = asyncio.create_task(self._start(rank))
+        for rank in (found.keys() & (leaving.keys() | self._sent_away)) - self._known.keys():
+            # It was to leave before we knew it, or did not hear us: it must not hold its node.
+            await AgentClient(self._session, found[rank]["url"], self._token, rank).shutdown()
         for rank in list(self._known):
             if rank in found and rank not in leaving:
                 continue

@@ -107,7 +107,7 @@ class Workspace:
                 raise
             raise WeightsError(
                 f"{self.directory} is full: {tmp.name} of weights does not fit. Enlarge shared memory "
-                "(mount -o remount,size=... /dev/shm), or give weights.spare=false to hold one version less between hand-offs."
+                "(mount -o remount,size=... /dev/shm); two versions must fit while one is handed over."
             ) from error
         finally:
             buffer.mapped.release()

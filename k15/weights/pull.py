@@ -111,7 +111,8 @@ class Copier:
             spread = {node: xxhash.xxh3_64_intdigest(f"{node}>{self._node}".encode()) for node in able}
             for node in sorted(able, key=lambda n: (failures[n], n == manifest.node, spread[n])):
                 slot = f"weights/{manifest.version}/{manifest.rank}/to/{node}"
-                if self._store.create(slot, self._node, self._lease):
+                # An answer that was lost is asked for again, and finds its own work: the slot is ours all the same.
+                if self._store.create(slot, self._node, self._lease) or self._store.get(slot) == self._node.encode():
                     try:
                         yield node, known[node]
                     finally:

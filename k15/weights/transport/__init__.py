@@ -30,6 +30,7 @@ class Sink:
 
     def __init__(self, buffer: Buffer, manifest: Manifest, stop: threading.Event) -> None:
         self.buffer, self.manifest, self.stop = buffer, manifest, stop
+        self._number = {(entry.name, entry.starts): i for i, entry in enumerate(manifest.entries)}
         self._right: set[int] = set()  # by position in the manifest
 
     def left(self) -> list[Entry]:
@@ -44,7 +45,7 @@ class Sink:
         """All bytes of `entry` are written. Raises TransferError where they are not those that the manifest describes."""
         if checksum != entry.checksum:
             raise TransferError(f"{entry.name} at {entry.starts} from {where} is damaged: its checksum differs")
-        self._right.add(self.manifest.entries.index(entry))
+        self._right.add(self._number[entry.name, entry.starts])
 
     def check_wanted(self) -> None:
         """Raises TransferError once the copy is no longer wanted."""
