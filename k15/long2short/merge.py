@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from k15.config.hf import fingerprint
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
 from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header, weight_files
@@ -33,11 +34,17 @@ def merge(dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] 
     """Write sum_i w_i model_i to the folder `out`, which appears whole or not at all; w_i = weights[i] / sum(weights), or 1/n.
 
     Files, names and types are those of the first folder; sums are taken in fp32 (fp64 for fp64). Integer tensors must be
-    equal. An `out` that already is this merge is left as it is. Raises ConfigError and DataError, naming the first difference.
+    equal. An `out` that already is this merge of these very files is left as it is. Raises ConfigError and DataError, naming the
+    first difference.
     """
     folders, target = [Path(d) for d in dirs], Path(out)
     shares = check_weights(len(folders), weights)
-    record = {"sources": [str(f.absolute()) for f in folders], "weights": shares}
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} has no config.json; give Hugging Face folders.")
+    record = {
+        "sources": [str(f.absolute()) for f in folders], "weights": shares, "fingerprints": [fingerprint(f) for f in folders],
+    }  # fmt: skip
     if is_done(target, record):
         log.info("%s is this merge already; nothing was done", target)
         return target
@@ -105,15 +112,14 @@ def is_done(out: Path, record: Mapping[str, object]) -> bool:
         return False
     found = json.loads((out / RECORD).read_text()) if (out / RECORD).is_file() else None
     if found != record:
-        raise ConfigError(f"{out} exists and is not this merge; give another --out, or remove it.")
+        raise ConfigError(
+            f"{out} exists and is not this merge (or its models have changed since); give another --out, or remove it."
+        )
     return True
 
 
 def check_folders(folders: Sequence[Path], out: Path) -> list[dict[str, Stored]]:
     """The tensors of each folder, after all checks that need no weights to be read. Raises ConfigError and DataError."""
-    for folder in folders:
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} has no config.json; give Hugging Face folders.")
     configs = [_json(f / "config.json") for f in folders]
     models = [read_folder(f) for f in folders]
     for folder, config, model in zip(folders[1:], configs[1:], models[1:], strict=True):

@@ -14,6 +14,7 @@ from statistics import fmean
 
 from k15.config.answers import AnswersConfig
 from k15.config.compose import to_yaml
+from k15.config.hf import fingerprint
 from k15.data.store import check_prompt_lengths, load_datasets
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import ConfigError
@@ -57,7 +58,8 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
     run_dir.mkdir(parents=True, exist_ok=True)
     chunks = [prompts[i : i + cfg.chunk_prompts] for i in range(0, len(prompts), cfg.chunk_prompts)]
     with closing(Journal(run_dir / "answers.sqlite")) as journal:
-        keys = [chunk_key(cfg, chunk) for chunk in chunks]
+        weights = fingerprint(Path(cfg.model.path))  # type: ignore[arg-type]
+        keys = [chunk_key(cfg, weights, chunk) for chunk in chunks]
         missing = [i for i, key in enumerate(keys) if journal.get(key) is None]
         if missing:
             atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
@@ -69,11 +71,12 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
     return 0
 
 
-def chunk_key(cfg: AnswersConfig, chunk: Sequence[Prompt]) -> str:
-    """Names all that an answer and its verdict depend on."""
+def chunk_key(cfg: AnswersConfig, weights: str, chunk: Sequence[Prompt]) -> str:
+    """Names all that an answer and its verdict depend on. `weights`: the fingerprint of the model's folder."""
     r = cfg.rollout
     sampling = (r.temperature, r.top_p, r.max_response_tokens, asdict(r.repetition))
-    facts = (cfg.seed, cfg.samples, cfg.suffix, asdict(cfg.model), asdict(cfg.reward), sampling, [asdict(p) for p in chunk])
+    prompts = [asdict(p) for p in chunk]
+    facts = (cfg.seed, cfg.samples, cfg.suffix, asdict(cfg.model), weights, asdict(cfg.reward), sampling, prompts)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from k15.config.dpo import DpoConfig
+from k15.config.hf import fingerprint
 from k15.config.schema import WarmupConfig
 from k15.config.sft import SftConfig
 from k15.data.arithmetic import warmup_examples
@@ -141,7 +142,8 @@ class DpoTask(Task):
     async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
         """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
         data = (self.fingerprint, Examples(self.validation).fingerprint())
-        key = json.dumps([*data, self.cfg.model.path, self.cfg.model.dtype])
+        assert self.cfg.model.path is not None, "check_dpo asks for a model"
+        key = json.dumps([*data, fingerprint(Path(self.cfg.model.path)), self.cfg.model.dtype])
         path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if path.is_file():
             self.reference = np.load(path)
@@ -149,7 +151,10 @@ class DpoTask(Task):
         if not len(missing):
             return True
         if resumed:
-            raise TrainerError(f"{path} is missing or incomplete, and the weights have moved on from the reference. Start anew.")
+            raise TrainerError(
+                f"{path} is missing or incomplete, or the files of {self.cfg.model.path} have changed since it was written, and "
+                "the weights have moved on from the reference. Give another run_dir to start anew."
+            )
         lengths = np.concatenate((self.examples.lengths, [len(s.tokens) for s in self.validation]))[missing]
         for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
             self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[self._numbered(i) for i in chosen])

@@ -6,6 +6,7 @@ import pytest
 from rollout.fake_engine import TOKEN, FakeEngine, expected
 
 from k15.config.compose import compose_as
+from k15.config.hf import fingerprint
 from k15.config.shortest import ShortestConfig
 from k15.data.arithmetic import ALPHABET
 from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
@@ -30,7 +31,9 @@ def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
         texts[f"{i}+1="] = (tokenizer.decode(tokens), len(tokens), finish == "stop")
     prompts = [Prompt(str(i), p, texts[p][0] if i % 2 else "nothing", "math") for i, p in enumerate(texts)]
     chunks = [prompts[i : i + 3] for i in range(0, 9, 3)]
-    todo = [(chunk_key(cfg, chunk), chunk) for chunk in chunks]
+    weights = fingerprint(tmp_path)
+    todo = [(chunk_key(cfg, weights, chunk), chunk) for chunk in chunks]
+    assert chunk_key(cfg, "others", chunks[0]) != todo[0][0]
 
     async def break_after(engine: FakeEngine, requests: int) -> None:
         while len(engine.requests) < requests:

@@ -75,6 +75,9 @@ def test_a_model_with_itself_is_itself_and_a_finished_merge_is_left_alone(tmp_pa
     assert merge([a, a], out) == out and {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
     with pytest.raises(ConfigError, match="exists and is not this merge"):
         merge([a, a], out, [1, 3])
+    folder(a, tensors(1, torch.bfloat16), 2)  # trained on, in the same place
+    with pytest.raises(ConfigError, match="models have changed since"):
+        merge([a, a], out)
 
 
 def test_the_first_difference_is_named(tmp_path):
