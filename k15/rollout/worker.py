@@ -40,9 +40,12 @@ class RolloutWorker:
         self._phase: Phase | None = None
 
     def add(self, client: EngineClient) -> None:
-        """One more engine, from the next phase on. Does nothing for one that is known."""
-        if client not in self.clients:
-            self._lanes.append(Lane(client))
+        """One more engine, from the next phase on; one that was given up in a phase is tried again. Else nothing changes."""
+        for lane in self._lanes:
+            if lane.client is client:
+                lane.gone = False
+                return
+        self._lanes.append(Lane(client))
 
     async def drain(self, client: EngineClient) -> None:
         """One engine less: it gets no more requests, and what it has begun goes on elsewhere. Returns when it is idle.

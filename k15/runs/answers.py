@@ -1,6 +1,7 @@
 """Prompts asked and judged on engines of this machine: what `k15 shortest` and `k15 long_cot` choose from.
 
-Answers and verdicts are kept in answers.sqlite, chunk by chunk: a run that was killed goes on with the rest.
+Answers and verdicts are kept in answers.sqlite, chunk by chunk: a run that was killed, or that the signal before the time
+limit ended (85), goes on with the rest.
 """
 
 import asyncio
@@ -29,6 +30,8 @@ from k15.rollout.worker import RolloutWorker
 from k15.runs.job import device
 from k15.runs.sandbox import open_sandbox
 from k15.runs.serve import several_served
+from k15.runs.signalled import end_when_signalled
+from k15.sandbox.client import Access
 from k15.types import Group, Prompt
 
 log = get_logger("answers")
@@ -43,6 +46,8 @@ def check_prompts(cfg: AnswersConfig, nodes: int) -> list[Prompt]:
     check_domains(prompts)
     if cfg.sandbox.url is None and any(p.domain == "code" for p in prompts):
         raise ConfigError("the prompts ask for code, which needs a running sandbox: sandbox.url=http://... (k15 sandbox serve).")
+    if cfg.sandbox.url is not None:
+        Access.of(cfg.sandbox.url, cfg.sandbox.token_file)
     tokenizer = load_tokenizer(cfg.model.path, chat=cfg.model.chat)  # type: ignore[arg-type]
     asked = [replace(p, text=p.text + cfg.suffix) for p in prompts]
     check_prompt_lengths(asked, tokenizer, cfg.model.max_context_tokens - cfg.rollout.max_response_tokens)
@@ -54,6 +59,7 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
     if cfg.dry_run:
         print(to_yaml(cfg))
         return 0
+    end_when_signalled()
     run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
     chunks = [prompts[i : i + cfg.chunk_prompts] for i in range(0, len(prompts), cfg.chunk_prompts)]
@@ -82,6 +88,7 @@ def chunk_key(cfg: AnswersConfig, weights: str, chunk: Sequence[Prompt]) -> str:
 
 def _fill(cfg: AnswersConfig, run_dir: Path, journal: Journal, todo: Sequence[tuple[str, Sequence[Prompt]]], chunks: int) -> None:
     folder = Path(cfg.model.path).absolute()  # type: ignore[arg-type]
+    asyncio.run(open_sandbox(cfg.sandbox, [p for _, chunk in todo for p in chunk], [], ""))  # before engines, which take long
     logs = [run_dir / f"engine-{i}.log" for i in range(cfg.rollout.engines_per_node)]
     log.info("starting %d engines; %d of %d chunks are done", len(logs), chunks - len(todo), chunks)
     with several_served(
@@ -96,7 +103,6 @@ async def sample(
     tokenizer: TextTokenizer,
 ) -> None:  # fmt: skip
     """Ask the engines at `urls` for each chunk of `todo`, judge, and journal it under its key. Raises EngineError."""
-    await open_sandbox(cfg.sandbox, [p for _, chunk in todo for p in chunk], [], token)
     async with engine_session() as session:
         clients = [EngineClient(url, token, session, cfg.rollout.request_timeout_s) for url in urls]
         worker = RolloutWorker(clients, cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens)

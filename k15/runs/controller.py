@@ -118,7 +118,7 @@ async def begin(loop: Loop) -> None:
     loop.rollout_log.resume_at(0)
     await first_weights(loop)
     handed = await loop.fleet.hand_off(0)
-    start = await loop.evaluator.run()
+    start = await loop.evaluated()
     loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
     await loop.save()
 

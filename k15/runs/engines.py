@@ -133,10 +133,7 @@ class Engines:
         log.warning("restarting %s on node %d", engine.name, engine.agent.node_rank)
         await engine.agent.stop(engine.name, grace_s=2)
         await self._spawn(engine)
-        if self.held is None:
-            return 0.0
-        await self._load(engine)
-        return await self._check_canary(engine)
+        return 0.0 if self.held is None else await self._load(engine, self.held)
 
     async def heal(self, client: EngineClient, error: Exception) -> EngineClient | None:
         """After a failed request: wait until the engine is healthy again, or replace it once it is dead or stays silent.
@@ -198,8 +195,9 @@ class Engines:
             self._give_up(engine, fault)
             await self.on_leave(engine.client)
             return None
-        if engine.visiting:
-            self.on_join(engine.client)  # does nothing for one that is known
+        if engine not in self.all:
+            return None  # it was given up, or left, while it loaded
+        self.on_join(engine.client)  # one that visits, or was given up in an earlier phase; nothing for one that is known
         return difference
 
     async def _hold(self, engine: Engine) -> float:
@@ -211,20 +209,17 @@ class Engines:
         if self.cfg.rollout.update == "restart":
             return await self._restart(engine)
         try:
-            await self._load(engine)
-            return await self._check_canary(engine)
+            assert self.held is not None
+            return await self._load(engine, self.held)
         except EngineError as error:
             log.error("%s could not be updated: %s", engine.name, error)
             return await self._restart(engine)
 
-    async def _load(self, engine: Engine) -> None:
-        assert self.held is not None
-        await engine.agent.update(engine.name, self.held.version)
-
-    async def _check_canary(self, engine: Engine) -> float:
-        """Mean |engine - trainer| over the canary's log-probs (nats)."""
-        assert self.held is not None
-        got, expected = await engine.client.prompt_logprobs(self.canary), self.held.canary
+    async def _load(self, engine: Engine, held: Held) -> float:
+        """Load `held` and prove it: mean |engine - trainer| over the canary's log-probs (nats). `held` may be older than what
+        all must hold by now; whoever set that waits for this engine and loads it again."""
+        await engine.agent.update(engine.name, held.version)
+        got, expected = await engine.client.prompt_logprobs(self.canary), held.canary
         if len(got) != len(expected):
             raise WeightsError(f"{engine.name} gave {len(got)} canary log-probs, the trainer {len(expected)}")
         difference = statistics.fmean(abs(a - b) for a, b in zip(got, expected, strict=True))
@@ -233,7 +228,7 @@ class Engines:
             limit = CANARY_TOLERANCE[self.cfg.model.dtype]
         if not difference <= limit:
             raise WeightsError(
-                f"after loading version {self.held.version}, {engine.name} differs from the trainer by {difference:.3g} nats a "
+                f"after loading version {held.version}, {engine.name} differs from the trainer by {difference:.3g} nats a "
                 f"token on the canary text (allowed: {limit}). Either it does not hold the trainer's weights, or the rounding of "
                 f"{self.cfg.model.dtype} differs that much: try model.dtype=float32 to tell, then raise rollout.canary_tolerance."
             )

@@ -85,8 +85,21 @@ class Loop:
         if due and not self.stop_requested.is_set():
             progress.update(number + 1, "eval")
             with self.timer.span("eval"):
-                row |= await self.evaluator.run()
+                row |= await self.evaluated()
         return row | self.timer.take()
+
+    async def evaluated(self) -> dict[str, float]:
+        """The held-out columns; none where a stop is requested meanwhile: the time that is left is for saving."""
+        running = asyncio.create_task(self.evaluator.run())
+        stopping = asyncio.create_task(self.stop_requested.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+            log.warning("the evaluation was broken off: the run is to be saved")
+            return {}
+        return await running
 
     async def _rollouts(self) -> list[Group]:
         """All groups in flight after one segment each: the unfinished ones first, then new prompts."""

@@ -86,7 +86,7 @@ async def update_engine(
     version: int,
     paths: list[str],
     *,
-    timeout_s: float = 600.0,
+    timeout_s: float = 240.0,  # of each call; two long ones fit into what the agent is given (k15.node.client.UPDATE_S)
 ) -> dict[str, float]:
     """Give the engine at `base_url` the weights `version` from `paths` (segment files on ITS node).
 
