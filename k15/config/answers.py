@@ -46,6 +46,12 @@ def check_answers(cfg: AnswersConfig, command: str) -> None:
         raise ConfigError("model.path is null; give the Hugging Face folder of the model to sample: model.path=runs/<run>/hf")
     if cfg.cluster.nodes != 1:
         raise ConfigError(f"cluster.nodes is {cfg.cluster.nodes}, but k15 {command} works on one node; set cluster.nodes=1.")
+    for key, value in (("reward.judge.url", cfg.reward.judge.url), ("reward.classic.path", cfg.reward.classic.path)):
+        if value is not None:
+            raise ConfigError(
+                f"{key} is {value!r}, but k15 {command} goes by the rules of the domain alone and asks no model for a verdict. "
+                f"Leave it out ({key}=null)."
+            )
     model = model_config(cfg)  # type: ignore[arg-type]
     limit = model.get("max_position_embeddings")
     if isinstance(limit, int) and cfg.model.max_context_tokens > limit:

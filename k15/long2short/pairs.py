@@ -7,7 +7,8 @@ from k15.long2short.shortest import shortest_correct
 
 def preference_pairs(group: Answered, ratio: float = 1.5) -> list[tuple[Answer, Answer]]:
     """(chosen, rejected): chosen is the shortest correct answer; rejected are the longer wrong ones, and the correct ones of at
-    least `ratio` times its length, in the order of sampling; a text that was sampled twice gives one pair.
+    least `ratio` times its length, in the order of sampling; a text that was sampled twice gives one pair, and one of white space
+    only none (`k15 dpo` takes none).
 
     Empty where nothing is correct. Raises ConfigError for a ratio that is not above 1.
     """
@@ -19,6 +20,6 @@ def preference_pairs(group: Answered, ratio: float = 1.5) -> list[tuple[Answer, 
     rejected: dict[str, Answer] = {}
     for answer in group.answers:
         too_long = answer.length >= ratio * chosen.length if answer.correct else answer.length > chosen.length
-        if too_long and answer.text != chosen.text:
+        if too_long and answer.text.strip() and answer.text != chosen.text:
             rejected.setdefault(answer.text, answer)
     return [(chosen, answer) for answer in rejected.values()]

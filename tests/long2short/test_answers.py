@@ -1,20 +1,26 @@
 """Sampling for long2short against an engine at the edge: a run that broke off goes on with the chunks that are missing."""
 
 import asyncio
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from rollout.fake_engine import TOKEN, FakeEngine, expected
 
 from k15.config.compose import compose_as
 from k15.config.hf import fingerprint
+from k15.config.schema import TinyModelConfig
 from k15.config.shortest import ShortestConfig
 from k15.data.arithmetic import ALPHABET
+from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
-from k15.errors import EngineError
+from k15.errors import ConfigError, EngineError
 from k15.log.journal import Journal
 from k15.long2short.answers import Answered
 from k15.runs.answers import chunk_key, sample
-from k15.runs.shortest import write
+from k15.runs.shortest import preflight, write
 from k15.types import Prompt
 
 SETTINGS = ["samples=2", "seed=3", "rollout.max_response_tokens=30", "model.max_context_tokens=100", "rollout.max_retries=0",
@@ -66,3 +72,45 @@ def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
         assert group.prompt == prompt.text and len(group.answers) == 2
         assert {(a.text, a.length, a.whole) for a in group.answers} == {texts[prompt.text]}
     assert "9 prompts, 18 answers" in write(tmp_path, groups, cfg.ratio)
+
+
+def tiny(folder) -> list[str]:
+    write_tiny_model(folder, TinyModelConfig(), 192)
+    (folder / "model.safetensors").write_bytes(b"")
+    return [f"model.path={folder}", "model.chat=false", "model.max_context_tokens=192", "rollout.max_response_tokens=96"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reward.judge.url=http://x/v1", "reward.judge.model=m"], "reward.judge.url is 'http://x/v1', but k15 shortest"),
+        (["reward.classic.path=export"], "reward.classic.path is 'export'"),
+        (["sandbox.url=http://127.0.0.1:9"], "token_file are both needed"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_an_engine_starts(tmp_path, words, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight(compose_as(ShortestConfig, "shortest", [*tiny(tmp_path), *words]), nodes=1)
+
+
+def test_the_signal_before_the_time_limit_ends_it_at_once_to_be_requeued(tmp_path):
+    run = tmp_path / "run"
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "k15",
+        "shortest",
+        *tiny(tmp_path / "model"),
+        f"run_dir={run}",
+        "limit=4",
+        "cluster=local",
+    ]
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not (run / "engine-0.log").is_file():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 85 and "signalled" in said, said
+    children = subprocess.run(["pgrep", "-f", str(tmp_path / "model")], capture_output=True, text=True).stdout
+    assert not children, "an engine goes on"

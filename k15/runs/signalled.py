@@ -1,0 +1,26 @@
+"""Slurm's signal before the time limit, for commands that keep what they have as they go: they end at once, to be requeued."""
+
+import os
+import signal
+import sys
+import threading
+
+from k15.log import get_logger
+
+REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
+LONGEST_S = 60.0  # of the end itself: a thread that waits for a sandbox would hold it as long as its patience lasts
+log = get_logger("signal")
+
+
+def end_when_signalled() -> None:
+    """From now on SIGUSR1 ends this process with REQUEUE, from its main thread, so that `with` blocks end what they started."""
+    signal.signal(signal.SIGUSR1, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    timer = threading.Timer(LONGEST_S, os._exit, [REQUEUE])
+    timer.daemon = True
+    timer.start()
+    log.warning("signalled: what came so far is kept, and the same words go on from there")
+    sys.exit(REQUEUE)
