@@ -20,13 +20,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from k15.config.curate import CurateConfig, check_curate
-from k15.config.hf import hf_folder
+from k15.config.hf import fingerprint, hf_folder
 from k15.curate import ask as asking
 from k15.curate.ask import Ask, Asked
 from k15.curate.funnel import Funnel, lost
 from k15.curate.pipeline import read_sources, without_duplicates, without_evaluation, without_kinds, without_leaks
 from k15.curate.rows import HUB, Row
-from k15.curate.tags import balanced, discipline
+from k15.curate.tags import balanced, discipline, tag_prompt
 from k15.data.tokenizer import load_tokenizer
 from k15.data.versions import PROMPTS, add_version
 from k15.errors import ConfigError, DataError
@@ -37,6 +37,7 @@ from k15.rollout.client import EngineClient, engine_session
 from k15.runs.entry import enter
 from k15.runs.job import device
 from k15.runs.serve import served
+from k15.runs.signalled import end_when_signalled
 
 log = get_logger("curate")
 
@@ -70,6 +71,7 @@ def run(cfg: CurateConfig) -> int:
         return 0
     run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
+    end_when_signalled()
     funnel = Funnel()
     rows = read_sources(cfg, funnel)
     for stage in (without_kinds, without_leaks, without_duplicates, without_evaluation):
@@ -95,6 +97,10 @@ def _asked(cfg: CurateConfig, run_dir: Path, rows: list[Row], funnel: Funnel):
     rates: list[float | None] = [None] * len(rows)
     if cfg.engine.path is None and cfg.engine.url is None:
         return rows, tags, rates
+    if cfg.engine.path is not None:
+        rows = _with_room(cfg, rows, funnel)
+        _left(rows, funnel)
+        tags, rates = [discipline(row) for row in rows], [None] * len(rows)
     with ExitStack() as stack:
         journal = Journal(run_dir / "answers.sqlite")
         stack.callback(journal.close)
@@ -119,6 +125,25 @@ def _asked(cfg: CurateConfig, run_dir: Path, rows: list[Row], funnel: Funnel):
             rows, tags, rates = ([part[i] for i in kept] for part in (rows, tags, rates))
             _left(rows, funnel)
     return rows, tags, rates
+
+
+def _with_room(cfg: CurateConfig, rows: list[Row], funnel: Funnel) -> list[Row]:
+    """The rows whose prompts leave room for an answer in engine.max_context_tokens; a server would refuse the others."""
+    tokenizer = load_tokenizer(Path(str(cfg.engine.path)), chat=True)
+    asked = [how for on, how in ((cfg.hack.enabled, asking.how_guesses(cfg)), (cfg.difficulty.enabled, asking.how_solutions(cfg)),
+                                 (cfg.tagger == "model", asking.how_tags())) if on]  # fmt: skip
+    kept, dropped = [], []
+    for row in rows:
+        needs = max(
+            how.max_tokens + len(tokenizer.encode_prompt((tag_prompt(row.text) if how.name == "tag" else row.text) + how.suffix))
+            for how in asked
+        )
+        if needs > cfg.engine.max_context_tokens:
+            dropped.append(lost("no room", row, f"prompt and answer need {needs} tokens"))
+        else:
+            kept.append(row)
+    funnel.add("room", f"prompt and answer within {cfg.engine.max_context_tokens:,d} tokens", len(kept), dropped)
+    return kept
 
 
 def _engine(cfg: CurateConfig, run_dir: Path, stack: ExitStack) -> tuple[str, str]:
@@ -147,9 +172,14 @@ async def _answers(
 
     async with _ask(cfg, url, token, how) as ask:
         return await asking.responses(
-            texts, how, ask, journal, seed=cfg.seed, model=cfg.engine.path or f"{cfg.engine.url} {cfg.engine.model}",
+            texts, how, ask, journal, seed=cfg.seed, model=_model(cfg),
             concurrency=cfg.engine.concurrency, shown=shown,
         )  # fmt: skip
+
+
+def _model(cfg: CurateConfig) -> str:
+    """Names the weights that answer: other weights in the same folder are asked anew."""
+    return fingerprint(Path(cfg.engine.path)) if cfg.engine.path is not None else f"{cfg.engine.url} {cfg.engine.model}"
 
 
 @asynccontextmanager
