@@ -42,24 +42,33 @@ class ClassicProcess:
                 stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare,
             )  # fmt: skip
         self._socket = ours
-        self._started = False
 
     def probabilities(self, triples: Sequence[Triple]) -> list[float]:
         """P(correct) of each triple. Raises EngineError where the process has died or does not answer in time."""
         with self._lock:
-            self._socket.settimeout(self._cfg.timeout_s + (0 if self._started else START_S))
-            try:
-                send(self._socket, list(triples))
-                ok, value = receive(self._socket)  # type: ignore[misc]
-            except (OSError, EOFError) as error:
-                how = "does not answer" if self._process.poll() is None else f"ended (status {self._process.returncode})"
-                raise EngineError(f"the Classic reward model's process {how}: {error}; its log is {self._log}") from error
-            self._started = True
+            return self._answer(list(triples), self._cfg.timeout_s)
+
+    def _answer(self, question: list[Triple] | None, limit_s: float):
+        """None asks nothing: what is waited for is the word that the weights are loaded."""
+        self._socket.settimeout(limit_s)
+        try:
+            if question is not None:
+                send(self._socket, question)
+            ok, value = receive(self._socket)  # type: ignore[misc]
+        except (OSError, EOFError) as error:
+            how = "does not answer" if self._process.poll() is None else f"ended (status {self._process.returncode})"
+            raise EngineError(f"the Classic reward model's process {how}: {error}; its log is {self._log}") from error
         if not ok:
             raise EngineError(f"the Classic reward model failed: {value}; its log is {self._log}")
         return value
 
     def __enter__(self) -> "ClassicProcess":
+        """Waits until the weights are loaded: what is wrong with them is said before anything is sampled."""
+        try:
+            self._answer(None, START_S)
+        except EngineError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,6 +101,7 @@ def serve(connection: socket.socket, folder: Path, device_name: str) -> None:
     cfg = RewardModelConfig(kind="classic", model=ModelConfig(path=str(folder), dtype=dtype, max_context_tokens=context))
     scorer = ClassicScorer.load(folder, cfg, placed)
     log.info("serving %s on %s", folder, placed)
+    send(connection, (True, "ready"))
     while True:
         try:
             triples = receive(connection)
