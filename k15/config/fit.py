@@ -35,7 +35,7 @@ class StageConfig:
     """Passes over the data at one length. The learning rate rises from 0 over the first steps, then falls by a cosine."""
 
     epochs: int = 1  # 0: no such stage
-    context_tokens: int = 32768  # tokens of a pack, at most; longer examples wait for a longer stage
+    context_tokens: int = 32768  # of a pack, at most; longer examples (pairs: both responses) wait for a longer stage
     batch_tokens: int = 1048576  # of an optimizer step, over all ranks
     lr: float = 2e-5
     final_lr: float = 2e-6

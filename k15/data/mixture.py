@@ -57,14 +57,14 @@ def even_cuts(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
 
 
 class Schedule:
-    """All steps of a run. `lengths` [n]: tokens of each unit, `longest` [n] of the longest sequence in it.
+    """All steps of a run. `lengths` [n]: tokens of each unit, which goes into one pack.
 
     Raises DataError where a stage has no unit that fits its context.
     """
 
     def __init__(
         self, stages: Mapping[str, StageConfig], sizes: Sequence[int], weights: Sequence[float], lengths: np.ndarray,
-        longest: np.ndarray, seed: int,
+        seed: int,
     ) -> None:  # fmt: skip
         self._steps: list[tuple[str, int, np.ndarray]] = []
         self._stages, self._first, self._count = stages, {}, {}
@@ -72,10 +72,10 @@ class Schedule:
         """Units that no epoch of a stage shows, because they are longer than its context."""
         for number, (name, stage) in enumerate(stages.items()):
             self._first[name] = len(self._steps)
-            self.left_out[name] = int((longest > stage.context_tokens).sum()) if stage.epochs else 0
+            self.left_out[name] = int((lengths > stage.context_tokens).sum()) if stage.epochs else 0
             for epoch in range(stage.epochs):
                 order = epoch_order(sizes, weights, np.random.default_rng([seed, number, epoch]))
-                order = order[longest[order] <= stage.context_tokens]
+                order = order[lengths[order] <= stage.context_tokens]
                 if not len(order):
                     raise DataError(f"no example fits {name}.context_tokens={stage.context_tokens}; raise it")
                 bounds = even_cuts(lengths[order], stage.batch_tokens)

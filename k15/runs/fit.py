@@ -32,7 +32,7 @@ log = get_logger("fit")
 
 
 class Task(ABC):
-    """Data, schedule and steps. `units` samples in a row (one, or the two of a pair) are what is drawn and held out."""
+    """Data, schedule and steps. `units` samples in a row (one, or the two of a pair) are drawn and held out as one."""
 
     units = 1
 
@@ -50,39 +50,51 @@ class Task(ABC):
         if not (~out).any():
             raise DataError("all examples are held out, none is left to train on; lower data.eval_fraction")
         self.examples, self.kept = joined, np.flatnonzero(~out)
-        self.validation = self._validation(extra, np.flatnonzero(out))
-        lengths = joined.lengths.reshape(-1, self.units)[self.kept]
         stages = cfg.named_stages()
-        self._check_lengths(lengths.max(axis=1), max(s.context_tokens for s in stages.values() if s.epochs))
+        context = max(s.context_tokens for s in stages.values() if s.epochs)
+        lengths = joined.lengths.reshape(-1, self.units)[self.kept]
+        self._check_lengths(lengths, context)
+        self.validation = self._validation(extra, np.flatnonzero(out), context)
         sizes = [int((~out[a:b]).sum()) for a, b in pairwise(bounds)]
-        self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), lengths.max(axis=1), cfg.seed)
+        self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), cfg.seed)
         self.fingerprint = joined.fingerprint()
         for name, count in self.schedule.left_out.items():
             if count:
                 log.info("%s: %d of %d examples are longer than its context and not seen in it", name, count, len(lengths))
 
-    def _validation(self, extra: Examples | None, out: np.ndarray) -> list[Sample]:
-        """At most eval.size held-out units."""
+    def _validation(self, extra: Examples | None, out: np.ndarray, context: int) -> list[Sample]:
+        """At most eval.size held-out units that fit `context`. Raises DataError as `_check_lengths`."""
         source, numbers = (self.examples, out) if extra is None else (extra, np.arange(len(extra) // self.units))
-        return list(self._samples(source, numbers[: self.cfg.eval.size]))
+        lengths = source.lengths.reshape(-1, self.units)[numbers]
+        fits = self._check_lengths(lengths, context, "held-out ")
+        if not fits.all():
+            log.info("%d of %d held-out examples are longer than %d tokens and left out", (~fits).sum(), len(fits), context)
+        return list(self._samples(source, numbers[fits][: self.cfg.eval.size]))
 
     def _samples(self, source: Examples, numbers: Sequence[int]) -> Iterator[Sample]:
         return (source[self.units * int(n) + i] for n in numbers for i in range(self.units))
 
-    def _check_lengths(self, longest: np.ndarray, context: int) -> None:
-        over = int((longest > context).sum())
-        limit = self.cfg.model.max_context_tokens
-        if over and getattr(self.cfg.data, "on_long", "error") == "error":
+    def _check_lengths(self, lengths: np.ndarray, context: int, kind: str = "") -> np.ndarray:
+        """bool [n]: does the unit fit `context`? `lengths` [n, units]. A unit goes into one pack, so that its sum counts.
+
+        Raises DataError where one does not and is not to be skipped, or where an example is over the model's context.
+        """
+        tokens = lengths.sum(axis=1)
+        fits, limit = tokens <= context, self.cfg.model.max_context_tokens
+        if not fits.all() and getattr(self.cfg.data, "on_long", "error") == "error":
+            what = "examples" if self.units == 1 else "pairs (both responses together)"
             raise DataError(
-                f"{over} of {len(longest)} examples are longer than the longest stage's context of {context} tokens; the longest "
-                f"has {int(longest.max())}. Raise the context_tokens of a stage, or shorten them (k15 sft: or data.on_long=skip)."
+                f"{(~fits).sum()} of {len(fits)} {kind}{what} are longer than the longest stage's context of {context} tokens; "
+                f"the longest has {tokens.max()}. Raise the context_tokens of a stage, or shorten them (k15 sft: or "
+                "data.on_long=skip)."
             )
-        most = int(longest[longest <= context].max(initial=0))
+        most = int(lengths[fits].max(initial=0))
         if most > limit:
             raise DataError(
-                f"an example has {most} tokens, more than model.max_context_tokens={limit}. Raise that (up to the model's "
+                f"a {kind}example has {most} tokens, more than model.max_context_tokens={limit}. Raise that (up to the model's "
                 "max_position_embeddings), or lower the stages' context_tokens (k15 sft: and set data.on_long=skip)."
             )
+        return fits
 
     def batch(self, step: Step) -> list[Sample]:
         return list(self._samples(self.examples, self.kept[step.units]))
@@ -147,7 +159,7 @@ class DpoTask(Task):
         path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if path.is_file():
             self.reference = np.load(path)
-        missing = np.flatnonzero(np.isnan(self.reference))
+        missing = np.flatnonzero(~np.isfinite(self.reference))
         if not len(missing):
             return True
         if resumed:
@@ -158,12 +170,26 @@ class DpoTask(Task):
         lengths = np.concatenate((self.examples.lengths, [len(s.tokens) for s in self.validation]))[missing]
         for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
             self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[self._numbered(i) for i in chosen])
+            self._check_reference(chosen)
             if stopped():
                 break
         temporary = path.with_suffix(f".{os.getpid()}.npy")
         np.save(temporary, self.reference)
         temporary.rename(path)
-        return not np.isnan(self.reference).any()
+        return bool(np.isfinite(self.reference).all())  # computed ones are, so False means that a stop came before
+
+    def _check_reference(self, numbers: np.ndarray) -> None:
+        """Raises TrainerError where a log-prob of these samples is no number: asked again it would be none either."""
+        bad = numbers[~np.isfinite(self.reference[numbers])]
+        if not len(bad):
+            return
+        first, count = int(bad[0]), len(self.examples)
+        row, setting = (first, "data.paths") if first < count else (first - count, "held out")
+        raise TrainerError(
+            f"under {self.cfg.model.path} the log-prob of the {('chosen', 'rejected')[row % 2]} response of pair {row // 2 + 1} "
+            f"({setting}, from 1) is {self.reference[first]}, as {len(bad)} of {len(numbers)} are that were just computed. The "
+            "weights are broken, or too large for model.dtype; look at them, or give model.dtype=float32."
+        )
 
     def _numbered(self, index: int) -> Sample:
         """In the order of `reference`: all examples, then the validation's."""

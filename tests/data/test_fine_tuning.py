@@ -138,7 +138,7 @@ def test_a_weight_is_how_often_an_epoch_shows_a_row(files, seed):
 def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
     stages = {"a": StageConfig(2, 100, 1000, 2e-5, 2e-6, 0.1), "b": StageConfig(1, 1000, 1000, 1e-5, 1e-6, 0.1)}
     lengths = np.array([50] * 300 + [500] * 10)
-    schedule = Schedule(stages, [310], [1.0], lengths, lengths, 0)
+    schedule = Schedule(stages, [310], [1.0], lengths, 0)
     steps = [schedule[i] for i in range(len(schedule))]
     assert [s.stage for s in steps] == ["a"] * 30 + ["b"] * 20 and schedule.left_out == {"a": 10, "b": 0}
     for epoch in (0, 1):
@@ -149,7 +149,7 @@ def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
         lrs = [s.lr for s in steps[first : last + 1]]
         assert max(lrs) == stages[name].lr and lrs[0] < lrs[-1] * 10 and lrs[-1] < 2 * stages[name].final_lr
     with pytest.raises(DataError, match="no example fits"):
-        Schedule({"a": StageConfig(context_tokens=10)}, [310], [1.0], lengths, lengths, 0)
+        Schedule({"a": StageConfig(context_tokens=10)}, [310], [1.0], lengths, 0)
 
 
 @pytest.mark.parametrize(
