@@ -11,7 +11,7 @@ from pathlib import Path
 from k15.config.hf import FAMILIES, expert_count, head_dim, hf_folder, is_latent, kv_heads
 from k15.config.schema import RunConfig
 from k15.config.services import check_services
-from k15.config.values import check_values, get
+from k15.config.values import POSITIVE_IN_TINY, check_values, get, require
 from k15.errors import ConfigError, unknown_name
 
 
@@ -33,6 +33,7 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM'
 def model_config(cfg: RunConfig) -> dict[str, object]:
     """config.json of `model.path`, or of the tiny model. Raises ConfigError."""
     if cfg.model.path is None:
+        require(cfg, positive=POSITIVE_IN_TINY)
         t = cfg.model.tiny
         if t.hidden_size % t.num_heads or t.hidden_size // t.num_heads not in CPU_HEAD_SIZES:
             raise ConfigError(
@@ -158,7 +159,8 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
         for key, path in (("data.path", d.path), ("data.eval_path", d.eval_path)):
             if path is not None and not Path(path).exists():
                 raise ConfigError(
-                    f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file, or a store of `k15 curate`."
+                    f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file, or a store of "
+                    "`k15 curate`."
                 )
         if d.eval_path is None and not 0 < d.eval_fraction < 1:
             raise ConfigError(

@@ -25,6 +25,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "reward.classic.device": ("auto", "cpu", "cuda"),
     "sandbox.backend": ("auto", "crun", "bubblewrap"),
 }
+POSITIVE_IN_TINY = (
+    "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
+    "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
+)  # fmt: skip
 POSITIVE = (
     "algo.tau", "algo.iterations", "algo.prompts_per_iteration", "algo.samples_per_prompt", "algo.minibatches",
     "algo.micro_batch_tokens", "algo.lr", "algo.eps", "rollout.temperature", "rollout.max_response_tokens",
@@ -35,8 +39,7 @@ POSITIVE = (
     "reward.correct",
     "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
     "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "sandbox.queue_patience_s", "cluster.cpus_per_task",
-    "model.tiny.hidden_size", "model.tiny.intermediate_size", "model.tiny.num_layers",
-    "model.tiny.num_heads", "model.tiny.num_kv_heads", "model.tiny.rope_theta", "model.tiny.init_std",
+    *POSITIVE_IN_TINY,
 )  # fmt: skip
 POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
 POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the tiny model's only

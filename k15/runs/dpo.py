@@ -25,6 +25,9 @@ def preflight(cfg: DpoConfig, nodes: int) -> dict[str, object]:
     return preflight_fit(cfg, nodes, check_dpo, dpo_rows)
 
 
+JOB = Job("dpo", DpoConfig, preflight, "k15.runs.fit_controller")
+
+
 def run(cfg: DpoConfig) -> int:
     """Check, prepare the run folder, be this node until the job ends. Returns the exit code."""
-    return run_fit(Job("dpo", DpoConfig, preflight, "k15.runs.fit_controller"), cfg)
+    return run_fit(JOB, cfg)

@@ -11,7 +11,7 @@ from k15.config.sft import SftConfig
 from k15.data.examples import read_examples, read_pairs
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.node.rendezvous import JobIdentity
-from k15.runs.job import Job, run_folder
+from k15.runs.job import Job, check_folder, run_folder
 from k15.runs.prepare import model_folder
 from k15.runs.state import Checkpoints, FitState
 from k15.train.shape import check_layout, read_shape
@@ -40,8 +40,11 @@ def preflight_fit(cfg: SftConfig | DpoConfig, nodes: int, check: Callable[[Any],
 
 
 def run_fit(job: Job, cfg: SftConfig | DpoConfig) -> int:
-    """This node's part; 0 at once where the run folder holds the finished run."""
-    run_dir = run_folder(cfg.name, cfg.run_dir, JobIdentity.from_environment())
+    """This node's part; 0 at once where the run folder holds the finished run. Raises ConfigError where it holds another."""
+    identity = JobIdentity.from_environment()
+    run_dir = run_folder(cfg.name, cfg.run_dir, identity)
+    if identity.restart == 0:  # a requeued job goes on as it began
+        check_folder(cfg, run_dir, job.may_change)
     if not cfg.dry_run and finished(run_dir, cfg):
         print(f"{run_dir} is finished; its model is {run_dir / 'hf'}. Give another run_dir to train again.")
         return 0

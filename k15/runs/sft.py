@@ -25,6 +25,9 @@ def preflight(cfg: SftConfig, nodes: int) -> dict[str, object]:
     return preflight_fit(cfg, nodes, check_sft, sft_rows)
 
 
+JOB = Job("sft", SftConfig, preflight, "k15.runs.fit_controller")
+
+
 def run(cfg: SftConfig) -> int:
     """Check, prepare the run folder, be this node until the job ends. Returns the exit code."""
-    return run_fit(Job("sft", SftConfig, preflight, "k15.runs.fit_controller"), cfg)
+    return run_fit(JOB, cfg)

@@ -156,6 +156,7 @@ def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
     ("words", "message"),
     [
         ([], "experiment=sft_tiny"),
+        (["experiment=sft_tiny", "model.tiny.num_heads=0"], "model.tiny.num_heads is 0, but it must be greater than 0"),
         (["data.path=x"], "Did you mean 'paths'"),
         (["experiment=sft_tiny", "stages.second.final_lr=1"], "stages.second.final_lr is 1"),
         (["experiment=sft_tiny", "stages.first.epochs=0", "stages.second.epochs=0"], "nothing would be trained"),

@@ -7,8 +7,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from k15.cli import main
-from k15.config.compose import compose_run, to_yaml
+from k15.config.compose import compose_as, compose_run, to_yaml
+from k15.config.sft import SftConfig
+from k15.errors import ConfigError
 from k15.launch.local import adopt
+from k15.runs.sft import run
 
 HINTS = {
     "experiment=arithmetik": ["experiment=arithmetik", "Did you mean 'arithmetic'?"],
@@ -101,6 +104,25 @@ def test_a_run_folder_with_other_settings_is_refused_where_the_job_is_submitted(
     assert main([*words, "algo.tau=0.3"]) == 2
     assert "algo.tau" in capsys.readouterr().err
     assert main([*words, "algo.iterations=99"]) == 0, "more iterations are the same run, longer"
+
+
+def test_a_finished_fine_tuning_with_other_settings_is_refused_not_called_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["experiment=sft_tiny", f"run_dir={tmp_path / 'run'}", "cluster=local", "cluster.device=cpu"]
+    done = tmp_path / "run" / "checkpoints" / "00000-iteration-00005"
+    done.mkdir(parents=True)
+    (done / "controller.json").write_text('{"iteration": 5, "iterations": 5}')
+    (tmp_path / "run" / "hf").mkdir()
+    (tmp_path / "run" / "hf" / "config.json").write_text("{}")
+    cfg = compose_as(SftConfig, "sft", words)
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(cfg))
+    for command in (["sft"], ["launch", "sft"]):  # where it runs, and where it is submitted
+        assert main([*command, *words, "data.arithmetic=99"]) == 2
+        assert "other settings (data.arithmetic)" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+        run(compose_as(SftConfig, "sft", [*words, "seed=1"]))
+    assert run(cfg) == 0 and "is finished" in capsys.readouterr().out
 
 
 def test_the_script_of_a_dry_run_logs_to_a_folder_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
