@@ -5,8 +5,6 @@
 Answers are kept as they come: a run that was killed samples only what is missing, and score_only=true judges them again.
 """
 
-import signal
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,9 +31,9 @@ from k15.runs.eval_engine import Subject, answering, sample
 from k15.runs.eval_judge import judge, judged_code
 from k15.runs.eval_plan import Plan, as_sampled, lm_settings, model_name, others, plans, stamp
 from k15.runs.job import run_folder
+from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
 
-REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 log = get_logger("eval")
 
 
@@ -83,20 +81,13 @@ def run(cfg: EvaluationConfig) -> int:
             print(f"# {plan.spec}: {len(plan.prompts)} problems x {plan.samples} answers")
         print("# The settings fit together; nothing was started.")
         return 0
-    signal.signal(signal.SIGUSR1, _stop)
+    end_when_signalled()  # every answer that came is on disk
     if cfg.watch is not None:
         from k15.runs.eval_watch import watch
 
         return watch(cfg, run_dir, evaluate)
     evaluate(cfg, run_dir, found)
     return 0
-
-
-def _stop(number: int, frame: object) -> None:
-    """Slurm's signal before the time limit: every answer that came is on disk, so this ends at once."""
-    signal.signal(number, signal.SIG_IGN)
-    log.warning("signalled: the answers that came are kept, and the same words go on from there")
-    sys.exit(REQUEUE)
 
 
 def evaluate(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan]) -> list[Result]:
