@@ -9,8 +9,8 @@ from k15.log import get_logger
 
 REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 LONGEST_S = 60.0
-"""The end takes no longer: a thread that waits for a sandbox would hold it as long as its patience lasts, and Python swallows an exit
-that is raised in a hook of fork() or in a `__del__`."""
+"""The end takes no longer: a thread that waits for a sandbox would hold it as long as its patience lasts, and Python swallows an
+exit that is raised in a hook of fork() or in a `__del__`."""
 log = get_logger("signal")
 
 
