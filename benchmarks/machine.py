@@ -10,6 +10,14 @@ from pathlib import Path
 BUSY_CORES = 0.3  # cores that others keep busy; from here on a figure is marked as taken under load
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def for_modules(**more: str) -> dict[str, object]:
+    """`env` and `cwd` for a process that runs `python -m benchmarks...`: under PYTHONSAFEPATH it would not find itself."""
+    return {"cwd": ROOT, "env": {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | more}
+
+
 def device() -> dict[str, object]:
     """Processor model, usable cores, memory (GB), and the vector extensions that matter here."""
     info = Path("/proc/cpuinfo").read_text()

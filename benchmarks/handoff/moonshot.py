@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.handoff.transfer import GateError
 from benchmarks.handoff.weights import Trainer, shape_of
+from benchmarks.machine import for_modules
 
 ROUNDS = 4
 BUCKET_GB = "0.25"
@@ -32,15 +32,12 @@ def measure(gigabytes: float, dtype: str) -> dict[str, Any]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = os.environ | {
+    env = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PS_MAX_BUCKET_SIZE_GB": BUCKET_GB,
         "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "LOGURU_LEVEL": "ERROR",
     }  # fmt: skip
     argv = [sys.executable, "-m", "benchmarks.handoff.moonshot", str(gigabytes), dtype]
-    ranks = [
-        subprocess.Popen(argv, env=env | {"RANK": str(r)}, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-        for r in (0, 1)
-    ]
+    ranks = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **for_modules(**env, RANK=str(r))) for r in (0, 1)]
     try:
         outputs = [p.communicate(timeout=400)[0] for p in ranks]
     finally:

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import for_modules
 from k15.node.agent import Agent
 from k15.node.versions import Versions
 from k15.weights.store import Store
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "benchmark-token-of-one-run"
 
 
@@ -52,7 +52,7 @@ class Node:
         self.name, self.folder = name, folder
         folder.mkdir()
         argv = [sys.executable, "-m", "benchmarks.handoff.node", name, str(folder), etcd, password, transport]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **for_modules())
         self.answer()
 
     def tell(self, **command: Any) -> None:

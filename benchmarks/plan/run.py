@@ -4,7 +4,6 @@ Gate: the parameters that the planner counts are those of every rank. Then peak 
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ def main(words: list[str]) -> int:
         out = Path(folder) / "records.jsonl"
         before = machine.foreign_load()
         command = [sys.executable, "-m", "benchmarks.plan.measure", str(out), *words]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.run(command, check=True, **machine.for_modules(OMP_NUM_THREADS="1"))
         records = [json.loads(line) for line in out.read_text().splitlines()]
     if not records:
         print(f"plan: no case is named {words}", file=sys.stderr)

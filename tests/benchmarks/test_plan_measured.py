@@ -1,13 +1,13 @@
 """The error that `k15 plan` prints against the measurements in the repository, and one real trainer rank measured here."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import machine
 from benchmarks.plan.compare import compare, job_of
 from k15.plan import known, memory, model
 
@@ -30,8 +30,8 @@ def test_the_stated_error_covers_every_measured_configuration():
 @pytest.mark.megatron
 def test_a_real_rank_peaks_where_it_is_said_to(tmp_path):
     out = tmp_path / "records.jsonl"
-    subprocess.run([sys.executable, "-m", "benchmarks.plan.measure", str(out), "small"], check=True, cwd=ROOT,
-                   env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)  # fmt: skip
+    subprocess.run([sys.executable, "-m", "benchmarks.plan.measure", str(out), "small"], check=True, capture_output=True,
+                   **machine.for_modules(OMP_NUM_THREADS="1"))  # fmt: skip
     record = json.loads(out.read_text())
     job, (rank,) = job_of(record), record["ranks"]
     assert rank["parameters"] == model.held(job.shape, job.parallel, 0).total
