@@ -74,7 +74,8 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
                 return None
             shutil.rmtree(folder / "held", ignore_errors=True)
             shutil.copytree(export, folder / "held", copy_function=_link)
-            if export.stat().st_ino == before.st_ino:
+            after = export.stat()  # an inode's number is given away again, the time of its last change is not
+            if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
                 return iteration, (folder / "held").rename(folder / "model")  # whole, or not there
         except (FileNotFoundError, shutil.Error):
             if not watched.is_dir():
