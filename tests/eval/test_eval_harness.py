@@ -36,6 +36,7 @@ def answered(
 ):
     """A run folder with these answers as if an engine had given them; the results of scoring it."""
     cfg = EvaluationConfig(run_dir=str(run_dir), tasks=[spec], data_dir=str(data), limit=limit)
+    cfg.sampling.samples = samples
     (plan,) = plans(cfg)
     with Responses(run_dir / "responses", file_name(spec), plan.asked) as store:
         store.check(MODEL)

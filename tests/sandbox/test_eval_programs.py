@@ -39,6 +39,7 @@ def test_votes_and_rating_of_programs(tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.jsonl"
     ratings.write_text("".join(json.dumps({"rating": r}) + "\n" for r in (800, 1000, 1200, 3000)))
     cfg = EvaluationConfig(run_dir=str(run), tasks=[f"codeforces:{path}"], score_only=True, ratings=str(ratings))
+    cfg.sampling.samples = 4
     (plan,) = plans(cfg)
     with Responses(run / "responses", file_name(plan.spec), plan.asked) as store:
         store.check({"temperature": 0.8, "top_p": 1.0, "max_tokens": 99, "seed": 0, "prompt": "program", "model": "m"})
