@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from k15.errors import SandboxError
+from k15.sandbox.backends.held import abandoned, hold
 from k15.sandbox.job import Job, Limits, Outcome
 
 BASE = Path("/sys/fs/cgroup")
@@ -209,8 +210,13 @@ class Nest:
         if places.version == 2:
             _hand_down(places.memory, places.memory / _LEAF)
         self._inner = [d / name for d in places.directories()]
+        self._held: list[int] = []
         for directory in self._inner:
-            _make(directory)
+            try:
+                self._held.append(hold(directory))
+            except OSError as e:
+                self.close()
+                raise _not_made(directory, e) from e
         self._places = places.below(name)
         if places.version == 2:
             _write(self._places.memory / "cgroup.subtree_control", "+memory +pids")
@@ -219,9 +225,12 @@ class Nest:
         return Group(self._places, name)
 
     def close(self) -> None:
-        for directory in self._inner:
+        """Remove the directories; all groups must have been removed."""
+        for directory, descriptor in zip(self._inner, self._held, strict=False):
             with contextlib.suppress(FileNotFoundError):
                 directory.rmdir()
+            os.close(descriptor)
+        self._held.clear()
 
 
 def _hand_down(here: Path, leaf: Path) -> None:
@@ -239,7 +248,11 @@ def _make(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as e:
-        raise SandboxError(f"the cgroup {path.name} cannot be made: {e.strerror}; {_REMEDY}") from e
+        raise _not_made(path, e) from e
+
+
+def _not_made(path: Path, error: OSError) -> SandboxError:
+    return SandboxError(f"the cgroup {path.name} cannot be made: {error.strerror}; {_REMEDY}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -253,20 +266,20 @@ def _write(path: Path, text: str) -> None:
 
 
 def sweep() -> list[str]:
-    """Remove what services that were killed have left: groups and folders named after a process that is gone; their names.
+    """Remove what services that were killed have left, groups and folders that nobody holds any more; their names.
 
     Nothing runs in them: a sandbox ends with the service that started it.
     """
-    roots = {d for d in _roots() if d.is_dir()}
-    stale = [d for root in roots for d in root.glob("k15-*-*-*") if _dead(d.name)]
-    for directory in stale:
-        if directory.is_relative_to(BASE):
-            for inner in (*directory.glob("slot-*"), directory):
-                with contextlib.suppress(OSError):  # another service may be sweeping as well
-                    inner.rmdir()
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
-    return sorted({d.name for d in stale if not d.exists()})
+    found = [d for root in _roots() for d in root.glob("k15-*-*-*") if d.is_dir()]
+    for directory in found:
+        with abandoned(directory) as free:
+            if free and directory.is_relative_to(BASE):
+                for inner in (*directory.glob("slot-*"), directory):
+                    with contextlib.suppress(OSError):  # its last process may not have ended yet; the next sweep takes it
+                        inner.rmdir()
+            elif free:
+                shutil.rmtree(directory, ignore_errors=True)
+    return sorted({d.name for d in found if not d.exists()})
 
 
 def _roots() -> list[Path]:
@@ -274,8 +287,3 @@ def _roots() -> list[Path]:
         return [*find().directories(), Path("/run")]
     except SandboxError:
         return []
-
-
-def _dead(name: str) -> bool:
-    pid = name.split("-")[2]
-    return pid.isdigit() and not Path("/proc", pid).exists()

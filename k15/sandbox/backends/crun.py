@@ -17,6 +17,7 @@ from pathlib import Path
 from k15.errors import SandboxError
 from k15.sandbox.backends import cgroups, seccomp, wire
 from k15.sandbox.backends.exchange import exchange
+from k15.sandbox.backends.held import hold
 from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.slots import Slots
 from k15.sandbox.images.store import Images
@@ -65,7 +66,7 @@ class Crun:
         except SandboxError:
             os.close(self._mounts)
             raise
-        self._folder.mkdir(mode=0o700)
+        self._held = hold(self._folder)
         self._names = count()
         self._slots: Slots[_Slot] = Slots(self._make, self._remove)
 
@@ -82,6 +83,7 @@ class Crun:
         self._nest.close()
         os.close(self._mounts)
         shutil.rmtree(self._folder)
+        os.close(self._held)
 
     def _command(self, slot: _Slot, rootfs: Path, limits: Limits) -> list[str]:
         enter = [word for path in slot.group.entrances for word in ("-c", str(path))]
