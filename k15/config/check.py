@@ -67,7 +67,12 @@ def _baseline_needs_samples(cfg: RunConfig, _: Mapping) -> None:
             f"algo.baseline=leave_one_out compares a sample with the others of its prompt, but algo.samples_per_prompt is {k}. "
             "Give at least 2 samples, or algo.baseline=mean."
         )
-    if cfg.algo.loss == "pmd" and k < 2:
+    if cfg.algo.loss == "pmd_per_token" and cfg.algo.normalise_log_ratio_by_length:
+        raise ConfigError(
+            "algo.normalise_log_ratio_by_length=true is for algo.loss=pmd: pmd_per_token has no sequence log-ratio. "
+            "Give algo.normalise_log_ratio_by_length=false."
+        )
+    if cfg.algo.loss.startswith("pmd") and cfg.algo.baseline != "none" and k < 2:
         raise ConfigError(
             f"algo.samples_per_prompt is {k}: the baseline then equals the reward and nothing is learned. Give at least 2."
         )
@@ -184,6 +189,17 @@ def _custom_reward_is_named(cfg: RunConfig, _: Mapping) -> None:
         raise ConfigError(f"reward.custom is {name!r}; the form is package.module:function.")
 
 
+def _exports_are_made(cfg: RunConfig, _: Mapping) -> None:
+    s = cfg.save
+    if s.exports != "latest" and not s.export_hf:
+        raise ConfigError(f"save.exports={s.exports} keeps exports, but save.export_hf is false. Give save.export_hf=true.")
+    if s.exports == "best" and cfg.eval.every % s.every:
+        raise ConfigError(
+            f"save.exports=best chooses among evaluated exports, but with eval.every={cfg.eval.every} and save.every={s.every} "
+            f"some evaluated weights are not saved. Give save.every={cfg.eval.every}, or another divisor of eval.every."
+        )
+
+
 def _log_is_installed(cfg: RunConfig, _: Mapping) -> None:
     for key, wanted, package, off in (
         ("log.wandb_project", cfg.log.wandb_project is not None, "wandb", "null"),
@@ -246,7 +262,7 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
     _baseline_needs_samples, _batch_divides, _context_holds_response, _latent_attention_runs, _kv_cache_holds_context,
-    _repetition_is_sane, _data_exists, _custom_reward_is_named, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
+    _repetition_is_sane, _data_exists, _custom_reward_is_named, _exports_are_made, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
 )  # fmt: skip
 
 

@@ -60,11 +60,12 @@ class WarmupConfig:
 
 @dataclass
 class AlgoConfig:
-    """Policy optimisation (report 2.3.2). `loss` pmd: squared sequence log-ratio; rest: fit correct samples only."""
+    """Policy optimisation (report 2.3.2). `loss` pmd: squared sequence log-ratio; rest: fit correct samples only;
+    pmd_per_token: a square for every token, an ablation."""
 
     loss: str = "pmd"
     tau: float = 0.1
-    baseline: str = "mean"  # mean | log_partition | leave_one_out
+    baseline: str = "mean"  # mean | log_partition | leave_one_out | none
     iterations: int = 30
     prompts_per_iteration: int = 64
     samples_per_prompt: int = 8
@@ -280,9 +281,16 @@ class EvalConfig:
 
 @dataclass
 class SaveConfig:
+    """Checkpoints to resume from, and with each an export in Hugging Face layout.
+
+    `exports` latest: only hf/; best: also exports/ of those that may yet be long2short's base, and the link best/ to the one
+    that is (`k15 eval best`); all: every export. Kept ones take a model's size on disk each.
+    """
+
     every: int = 5  # iterations between checkpoints
     keep: int = 2
     export_hf: bool = True
+    exports: str = "latest"  # latest | best | all
 
 
 @dataclass

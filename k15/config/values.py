@@ -10,13 +10,14 @@ from k15.config.schema import RunConfig
 from k15.errors import ConfigError, unknown_name
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "algo.loss": ("pmd", "rest"),
-    "algo.baseline": ("mean", "log_partition", "leave_one_out"),
+    "algo.loss": ("pmd", "pmd_per_token", "rest"),
+    "algo.baseline": ("mean", "log_partition", "leave_one_out", "none"),
     "algo.kernels": ("auto", "triton", "torch"),
     "data.kind": ("arithmetic", "jsonl"),
     "data.on_bad_row": ("error", "skip"),
     "sampler.kind": ("uniform", "curriculum", "prioritised"),
     "rollout.update": ("in_place", "restart"),
+    "save.exports": ("latest", "best", "all"),
     "cluster.kind": ("auto", "slurm", "local"),
     "cluster.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16"),

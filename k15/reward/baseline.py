@@ -2,7 +2,7 @@
 
 `mean`: the report's choice, the mean of all k rewards, the sample's own included. `log_partition`:
 tau * log(1/k sum_j exp(r_j / tau)), which the mean approximates for large tau. `leave_one_out`: the mean of the other
-k - 1 rewards; r_j - b is then k/(k-1) times that of `mean`, so it rescales the reward against tau.
+k - 1 rewards; r_j - b is then k/(k-1) times that of `mean`, so it rescales the reward against tau. `none`: 0, for ablations.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from k15.errors import ConfigError, unknown_name
 
-KINDS = ("mean", "log_partition", "leave_one_out")
+KINDS = ("mean", "log_partition", "leave_one_out", "none")
 
 
 def baselines(rewards: Sequence[float], kind: str = "mean", tau: float = 0.1) -> list[float]:
@@ -19,6 +19,8 @@ def baselines(rewards: Sequence[float], kind: str = "mean", tau: float = 0.1) ->
         raise unknown_name("algo.baseline", kind, KINDS)
     if not rewards:
         return []
+    if kind == "none":
+        return [0.0] * len(rewards)
     if kind == "mean":
         return [math.fsum(rewards) / len(rewards)] * len(rewards)
     if kind == "log_partition":

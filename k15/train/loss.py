@@ -1,7 +1,8 @@
-"""From hidden states to the loss: log-probabilities of response tokens, then pmd, rest or sft.
+"""From hidden states to the loss: log-probabilities of response tokens, then pmd, its variant by token, rest or sft.
 
 Weights are those of the whole mini-batch over all data-parallel ranks, so that micro-batches and ranks simply add up:
     pmd   sum_s w_s / (2 tau) (r_s - b_s - tau D_s)^2,  w_s = 1/samples   report 2.3.2
+    pmd_per_token  sum_s w_s / (2 tau) sum_t (r_s - b_s - tau d_t)^2, an ablation: D_s is the sum of the d_t of its tokens
     rest  sum_s w_s [correct_s] NLL_s,                   w_s = 1/samples   baseline of 3.5: no negative gradient
     sft   sum_s w_s NLL_s,                              w_s = 1/tokens    mean over the tokens that count
 D_s and NLL_s are sums over the response tokens that the sample's loss mask selects.
@@ -24,7 +25,8 @@ from k15.types import Sample
 from .batch import MicroBatch
 from .context import join
 
-LOSSES = ("pmd", "rest")
+LOSSES = ("pmd", "pmd_per_token", "rest")
+REFERENCED = ("pmd", "pmd_per_token")  # losses that compare with the weights theta_i of the iteration
 
 
 def response_logprobs(
@@ -94,27 +96,34 @@ def sample_weights(kind: str, samples: Sequence[Sample]) -> list[float]:
 def micro_batch_loss(kind: str, logprob: Tensor, micro: MicroBatch, algo: AlgoConfig) -> Tensor:
     """This micro-batch's part of the loss (scalar); 0 with a gradient of 0 where it has no samples.
 
-    For pmd without a reference, the reference is the log-probs themselves: the first step from theta_i, where the
-    log-ratio is zero and only its gradient counts.
+    For REFERENCED losses without a reference, the reference is the log-probs themselves: the first step from theta_i, where
+    the log-ratio is zero and only its gradient counts.
     """
     if micro.empty:
         return logprob.sum()
-    if kind == "pmd":
-        mask = micro.mask
-        if algo.normalise_log_ratio_by_length:
-            mask = mask / _per_token(torch.segment_reduce(mask, "sum", offsets=micro.cu_seqlens.long()).clamp(min=1), micro)
+    if kind in REFERENCED:
+        ref = logprob.detach() if micro.ref is None else micro.ref
+        terms = _token_terms(micro) if kind == "pmd_per_token" else _sequence_terms(micro, algo)
+        reward, baseline, bounds, mask, weight = terms
         return pmd_loss(
-            logprob,
-            logprob.detach() if micro.ref is None else micro.ref,
-            micro.reward,
-            micro.baseline,
-            micro.cu_seqlens,
-            tau=algo.tau,
-            mask=mask,
-            weight=micro.weight,
-            backend=algo.kernels,
-        )[0]
+            logprob, ref, reward, baseline, bounds, tau=algo.tau, mask=mask, weight=weight, backend=algo.kernels
+        )[0]  # fmt: skip
     return -(logprob * micro.mask * _per_token(micro.weight, micro)).sum()
+
+
+def _sequence_terms(micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, ...]:
+    """(reward [S], baseline [S], cu_seqlens [S+1], mask [R], weight [S]) of one square a sequence."""
+    mask = micro.mask
+    if algo.normalise_log_ratio_by_length:
+        mask = mask / _per_token(torch.segment_reduce(mask, "sum", offsets=micro.cu_seqlens.long()).clamp(min=1), micro)
+    return micro.reward, micro.baseline, micro.cu_seqlens, mask, micro.weight
+
+
+def _token_terms(micro: MicroBatch) -> tuple[Tensor, ...]:
+    """The same of one square a token: each is a sequence of its own, and those that the mask leaves out weigh nothing."""
+    bounds = torch.arange(micro.mask.shape[0] + 1, dtype=torch.int32, device=micro.mask.device)
+    weight = _per_token(micro.weight, micro) * micro.mask
+    return _per_token(micro.reward, micro), _per_token(micro.baseline, micro), bounds, micro.mask, weight
 
 
 def _per_token(per_sample: Tensor, micro: MicroBatch) -> Tensor:

@@ -27,7 +27,7 @@ from . import checkpoint, names
 from .attention import Rotary
 from .batch import MicroBatch, collate, response_offsets
 from .hf_folder import folder_reader
-from .loss import LOSSES, micro_batch_loss, response_logprobs, sample_weights, used_samples
+from .loss import LOSSES, REFERENCED, micro_batch_loss, response_logprobs, sample_weights, used_samples
 from .metrics import Stopwatch, log_ratio_metrics, probe_indices
 from .model import DTYPES, build_model, initialise_model_parallel, padded_vocab
 from .offload import Offloaded
@@ -181,7 +181,7 @@ class Trainer:
         parts = [used_samples(self.algo.loss, [batch.samples[i] for i in p]) for p in self._minibatches(batch)]
         parts = [part for part in parts if part]
         refs: list[Tensor | None] = [None] * len(parts)
-        if self.algo.loss == "pmd" and len(parts) > 1:
+        if self.algo.loss in REFERENCED and len(parts) > 1:
             # The first step starts at theta_i, so its own log-probs are the reference; the others need theirs now.
             later = self._score([s for part in parts[1:] for s in part], self.temperature)
             refs[1:] = later.split([response_offsets(part)[-1] for part in parts[1:]])
