@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "eval" and rest[:1] == ["compare"]:
             return import_module("k15.eval.standings").main(rest[1:])
+        if command == "eval" and rest[:1] == ["best"]:
+            return import_module("k15.eval.efficiency").main(rest[1:])
         if command == "reward_model" and rest[:1] == ["compare"]:
             return import_module("k15.runs.reward_model").compare(rest[1:])
         if command in COMMANDS:

@@ -262,7 +262,8 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
     _baseline_needs_samples, _batch_divides, _context_holds_response, _latent_attention_runs, _kv_cache_holds_context,
-    _repetition_is_sane, _data_exists, _custom_reward_is_named, _exports_are_made, _log_is_installed, _devices_suffice, _kernels_have_a_gpu,
+    _repetition_is_sane, _data_exists, _custom_reward_is_named, _exports_are_made, _log_is_installed, _devices_suffice,
+    _kernels_have_a_gpu,
 )  # fmt: skip
 
 

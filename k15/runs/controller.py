@@ -110,6 +110,8 @@ async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
     loop.metrics.resume_at(state.iteration + 1)
     loop.rollout_log.resume_at(state.iteration + 1)
     await loop.fleet.hand_off(state.version)
+    if loop.cfg.save.exports != "latest":  # a run that was stopped had no time for it
+        await loop.export()
 
 
 async def begin(loop: Loop) -> None:

@@ -7,7 +7,6 @@ Each export is held by hard links while it is evaluated: the run replaces its fo
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -22,6 +21,7 @@ from k15.eval.results import COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
 from k15.log.files import atomic_write
 from k15.runs.eval_plan import Plan, plans
+from k15.runs.exports import link
 
 log = get_logger("eval")
 Evaluate = Callable[[EvaluationConfig, Path, Sequence[Plan]], list[Result]]
@@ -73,7 +73,7 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
             if (folder / "results.json").is_file():
                 return None
             shutil.rmtree(folder / "held", ignore_errors=True)
-            shutil.copytree(export, folder / "held", copy_function=_link)
+            shutil.copytree(export, folder / "held", copy_function=link)
             after = export.stat()  # an inode's number is given away again, the time of its last change is not
             if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
                 return iteration, (folder / "held").rename(folder / "model")  # whole, or not there
@@ -82,14 +82,6 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
                 raise DataError(f"{watched} is gone.") from None
         time.sleep(0.2)
     return None
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, which costs nothing; a copy where the folders are on two file systems."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def iteration_of(watched: Path, written: float) -> int:

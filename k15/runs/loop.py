@@ -18,6 +18,7 @@ from k15.rollout.seeds import new_group
 from k15.rollout.worker import RolloutWorker
 from k15.runs.batches import build_batch, phase_metrics, rollout_metrics, train_metrics
 from k15.runs.evaluate import Evaluator
+from k15.runs.exports import keep_export
 from k15.runs.fleet import Fleet
 from k15.runs.head import Interrupted
 from k15.runs.state import Checkpoints, LoopState
@@ -173,4 +174,10 @@ class Loop:
             self.state.rewards = self.rewards.state_dict()
             await self.checkpoints.write(self.state, self.fleet.save)
             if self.cfg.save.export_hf and not self.stop_requested.is_set():  # the time left is for the requeue
-                await self.fleet.export_hf(self.checkpoints.folder.parent / "hf")
+                await self.export()
+
+    async def export(self) -> None:
+        """The weights of `state.iteration` as hf/, and kept beside it as save.exports says."""
+        run_dir = self.checkpoints.folder.parent
+        await self.fleet.export_hf(run_dir / "hf")
+        await asyncio.to_thread(keep_export, run_dir, self.state.iteration, self.cfg.save.exports)

@@ -1,0 +1,145 @@
+"""Which checkpoint of a run long2short starts from: "the best balance between performance and token efficiency" (report 2.4).
+
+The report gives no rule. Ours: of the checkpoints whose accuracy lies below no other's 95 % interval, the one with the most
+accuracy per token of its answers; of several such the more accurate, then the earlier one.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from k15.errors import DataError
+from k15.eval.intervals import Interval
+from k15.eval.results import aligned
+from k15.eval.run_data import held_out, load_run
+from k15.log import read_metrics
+
+KIND = "greedy"  # the answers that the choice goes by
+BY_ITERATION = "by_iteration.jsonl"  # of `k15 eval watch`
+COLUMNS = ("iteration", "accuracy", "95 % interval", "tokens", "accuracy per 1000 tokens", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A held-out evaluation of the weights after `iteration`. `accuracy` 0..1; `tokens`: mean length of an answer, above 0."""
+
+    iteration: int
+    accuracy: Interval
+    tokens: float
+
+    @property
+    def order(self) -> tuple[float, float, int]:
+        """Rises with how good a base this is, among those that are accurate enough."""
+        return (self.accuracy.estimate / self.tokens, self.accuracy.estimate, -self.iteration)
+
+
+def accurate(points: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those whose accuracy is below no other's interval; at least one."""
+    bar = max(p.accuracy.low for p in points)
+    return [p for p in points if p.accuracy.estimate >= bar]
+
+
+def best(points: Sequence[Checkpoint]) -> Checkpoint:
+    """The base for long2short. Raises DataError where there is no evaluation."""
+    if not points:
+        raise DataError("no checkpoint has been evaluated, so none can be chosen. Set eval.every in the run.")
+    return max(accurate(points), key=lambda p: p.order)
+
+
+def open_choices(points: Sequence[Checkpoint]) -> set[int]:
+    """Iterations of those that `best` may still choose, whatever comes later: accurate enough, and no other is at once as
+    accurate and a better base. All others can be thrown away."""
+    found = accurate(points)
+    return {
+        p.iteration
+        for p in found
+        if not any(q.accuracy.estimate >= p.accuracy.estimate and q.order > p.order for q in found)
+    }  # fmt: skip
+
+
+def evaluated(folder: Path, kind: str) -> list[Checkpoint]:
+    """The evaluations of a run of `k15 rl` (`kind` greedy or sampled), or of a folder of `k15 eval watch` (pass@1, whatever the
+    kind). Raises DataError, also where several tasks were watched: their accuracies have no common order."""
+    if (folder / BY_ITERATION).is_file():
+        return _watched(folder)
+    found = [h for h in held_out(load_run(folder)) if h.kind == kind]
+    return [
+        Checkpoint(i, point, tokens)
+        for h in found
+        for i, point, tokens in zip(h.iterations, h.points, h.lengths, strict=True)
+        if tokens
+    ]
+
+
+def _watched(folder: Path) -> list[Checkpoint]:
+    rows = [json.loads(line) for line in (folder / BY_ITERATION).read_text().splitlines()]
+    rows = [r for r in rows if r["metric"] == "pass@1" and r.get("mean_tokens")]
+    tasks = sorted({str(r["task"]) for r in rows})
+    if len(tasks) > 1:
+        raise DataError(f"{folder} watched several tasks ({', '.join(tasks)}); a base is chosen by one: watch that one.")
+    return [Checkpoint(r["iteration"], Interval(r["value"], r["low"], r["high"]), r["mean_tokens"]) for r in rows]
+
+
+def table(points: Sequence[Checkpoint]) -> str:
+    """All evaluations for a terminal, the choice marked."""
+    chosen, enough = best(points), accurate(points)
+    rows = [
+        [
+            str(p.iteration), f"{100 * p.accuracy.estimate:.1f} %", f"{100 * p.accuracy.low:.1f} to {100 * p.accuracy.high:.1f}",
+            f"{p.tokens:.1f}", f"{1000 * p.accuracy.estimate / p.tokens:.1f}",
+            "chosen" if p == chosen else "" if p in enough else "less accurate",
+        ]
+        for p in points
+    ]  # fmt: skip
+    return aligned(COLUMNS, rows)
+
+
+def main(words: Sequence[str]) -> int:
+    """`k15 eval best RUN`: the table, the choice, and where its weights are; the exit code, 1 where they were not kept.
+    Raises DataError."""
+    parser = argparse.ArgumentParser(
+        prog="k15 eval best", allow_abbrev=False,
+        description="The checkpoint with the best balance of accuracy and tokens, from which long2short starts (report 2.4): the "
+        "most accuracy per token among those whose accuracy is below no other's 95 % interval.",
+    )  # fmt: skip
+    parser.add_argument("run", type=Path, help="run folder of `k15 rl`, or of `k15 eval watch`")
+    parser.add_argument("--kind", choices=("greedy", "sampled"), default=KIND, help="answers of the run's own evaluations")
+    args = parser.parse_args(list(words))
+    points = evaluated(args.run, args.kind)
+    chosen = best(points)
+    print(table(points))
+    run = watched_run(args.run)
+    weights = weights_of(run, chosen.iteration)
+    if weights is None:
+        print(
+            f"The weights of iteration {chosen.iteration} are not kept in {run}: hf/ is the latest export only. "
+            "Set save.exports=best (or all) before the run."
+        )
+        return 1
+    print(f"base for long2short: model.path={weights}")
+    return 0
+
+
+def export_folder(run_dir: Path, iteration: int) -> Path:
+    """Where `k15 rl` keeps the export of an iteration (save.exports)."""
+    return run_dir / "exports" / f"iteration-{iteration:05d}"
+
+
+def weights_of(run_dir: Path, iteration: int) -> Path | None:
+    """The export of an iteration, where there is one: kept, or hf/ of a run that ended with it."""
+    kept, rows = export_folder(run_dir, iteration), run_dir / "metrics.jsonl"
+    if kept.is_dir():
+        return kept
+    ended = (run_dir / "report" / "index.html").is_file() and rows.is_file() and read_metrics(rows)[-1]["iteration"] == iteration
+    return run_dir / "hf" if ended and (run_dir / "hf").is_dir() else None
+
+
+def watched_run(folder: Path) -> Path:
+    """The run that a folder of `k15 eval watch` has watched; a run folder itself."""
+    config = folder / "config.yaml"
+    found = yaml.safe_load(config.read_text()) if config.is_file() else {}
+    return Path(found["watch"]) if found.get("watch") else folder
