@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from k15.errors import DataError, K15Error
+from k15.errors import ConfigError, DataError, K15Error
 from k15.eval import plot_style
 from k15.eval.compare import build_comparison
 from k15.eval.page import environment
@@ -34,8 +34,9 @@ def build_report(run_dir: str | Path) -> Path:
     return _build(load_run(run_dir))
 
 
-def _build(run: RunData) -> Path:
-    out = run.folder / "report"
+def _build(run: RunData, out: Path | None = None) -> Path:
+    """`out`: where the page goes; None: report/ of the run folder."""
+    out = run.folder / "report" if out is None else out
     (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = _sections(run, out / "figures")
     results = held_out(run)
@@ -146,24 +147,27 @@ def main(argv: list[str] | None = None) -> int:
     Returns the exit status."""
     parser = argparse.ArgumentParser(prog="k15 report", description="Make report/index.html of run folders or sweeps.")
     parser.add_argument("run_dir", nargs="*", help="run folders, or sweeps (none: the newest below ./runs)")
-    parser.add_argument("--out", default="comparison", help="folder of the comparison page of several runs")
+    parser.add_argument("--out", type=Path, help="folder of the page: of one run its report, of several their comparison")
     args = parser.parse_args(argv)
     try:
         folders = [Path(f) for f in args.run_dir] if args.run_dir else [_newest(Path("runs"))]
         sweeps = [folder for folder in folders if is_sweep(folder)]
+        if sweeps and args.out is not None:
+            raise ConfigError(f"--out is for runs, but {sweeps[0]} is a sweep, whose page is {sweeps[0]}/report. Leave it out.")
         for folder in sweeps:
             _sweep(folder)
         folders = [folder for folder in folders if folder not in sweeps]
         if not folders:
             return 0
+        several, default = len(folders) > 1, Path("comparison")
         if all(map(is_evaluation, folders)):
-            return evaluations(folders, Path(args.out) if len(folders) > 1 else None)
+            return evaluations(folders, default if several and args.out is None else args.out)
         runs = [load_run(folder) for folder in folders]  # all are read before the first is written
         for run in runs:
-            page = _build(run)
+            page = _build(run, None if several else args.out)
             print(f"{run.name}\n{headline(run)}\nreport: {page}")
-        if len(runs) > 1:
-            print(f"comparison: {build_comparison(runs, args.out)}")
+        if several:
+            print(f"comparison: {build_comparison(runs, default if args.out is None else args.out)}")
     except K15Error as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def install() -> None:
         known[f"{theirs.__module__}.{theirs.__name__}"] = ours
 
 
-class _Resuming:
+class _Resuming(ABC):
     """What the launchers share: which points are to run, and what is said at the end."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -76,9 +77,9 @@ class _Resuming:
             config.hydra.job.id = str(number)
         return SweepPoint(overrides, str(config.hydra.sweep.subdir))
 
+    @abstractmethod
     def run_points(self, sweep: Sweep, folder: Path, todo: Mapping[int, SweepPoint]) -> dict[int, str]:
         """Run points `todo` to their ends; the end of each: COMPLETED, or what happened instead."""
-        raise NotImplementedError
 
 
 def _take(sweep: Sweep, here: dict[int, SweepPoint], folder: Path) -> None:

@@ -62,7 +62,7 @@ DEEPSEEK_V3 = {
 }  # fmt: skip
 _LLAMA3, _MEGATRON = "Llama 3, arXiv 2407.21783, table 4", "Megatron-LM, arXiv 2104.04473, table 1"
 _SELECTIVE = "Korthikanti et al., arXiv 2205.05198, table 5"
-_NEMO = "NeMo 24.12 performance summary, FP8"
+_NEMO = "NVIDIA/NeMo, docs/source/performance/performance_summary.md of 2024-09-09 (container 24.07), FP8"
 _405B_TOKEN = 6 * 405e9 + 6 * 126 * 16384 * 8192  # operations a token: the report gives 430 and 400 TFLOP/s a GPU
 _8 = {"tensor": 8, "sequence_parallel": True}
 

@@ -175,6 +175,8 @@ def test_main_compares_runs(tmp_path, run_dir, page, capsys):
     assert "They differ in algo.tau, algo.iterations" in comparison.text
     assert comparison.text.count("+44.3") == 2 and "other" in comparison.text
     assert (tmp_path / "cmp" / "figures" / "comparison.png").exists()
+    assert main([str(run_dir), "--out", str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one" / "index.html").read_text() == page.source and list((tmp_path / "one" / "figures").glob("*.png"))
 
 
 def test_clear_errors(tmp_path, monkeypatch, capsys):
