@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from k15.child import end, prepare
 from k15.errors import K15Error
 from k15.log import read_metrics
 
 ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 SLURM = ("SLURM_", "SLURMD_", "SBATCH_")
 POLL_S = 0.5
-END_S = 30.0  # that a job has to end its own children after SIGTERM
 
 
 class RunError(K15Error, RuntimeError):
@@ -70,7 +70,7 @@ def run_all(jobs: Sequence[Job], out: Path, parallel: int = 2, timeout_s: float 
             overdue = [j for j, (_, start) in running.items() if time.monotonic() - start > timeout_s]
             for job in overdue:
                 failed.append(f"{job.name} did not end within {timeout_s:.0f} s")
-                _stop(running.pop(job)[0])
+                end(running.pop(job)[0])
             for job in [j for j in waiting if not failed and all(_done(out, n).is_file() for n in j.needs)]:
                 if len(running) < parallel:
                     waiting.remove(job)
@@ -80,7 +80,7 @@ def run_all(jobs: Sequence[Job], out: Path, parallel: int = 2, timeout_s: float 
             time.sleep(POLL_S if running else 0)
     finally:
         for process, _ in running.values():
-            _stop(process)
+            end(process)
     if failed:
         raise RunError(failed[0])
 
@@ -104,8 +104,9 @@ def _start(job: Job, out: Path) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if not k.startswith(SLURM)} | ENVIRONMENT
     with (out / "runs" / f"{job.name}.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "k15", *words], env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+            [sys.executable, "-P", "-m", "k15", *words], env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            preexec_fn=prepare,  # whatever ends this process ends the run, and with it the run's own children
+        )  # fmt: skip
 
 
 def _end(job: Job, out: Path, code: int, seconds: float) -> list[str]:
@@ -119,15 +120,6 @@ def _end(job: Job, out: Path, code: int, seconds: float) -> list[str]:
     part.rename(done)
     print(f"  {job.name}: {seconds:.0f} s", flush=True)
     return []
-
-
-def _stop(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def points(folder: Path, kind: str = "sampled") -> list[Point]:
