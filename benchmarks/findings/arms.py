@@ -15,10 +15,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median_low
 
 from k15.child import end, prepare
 from k15.errors import K15Error
-from k15.log import read_metrics
+from k15.log import read_metrics, read_rollouts
+from k15.log.rollouts import list_rollouts
 
 ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 SLURM = ("SLURM_", "SLURMD_", "SBATCH_")
@@ -131,6 +133,24 @@ def points(folder: Path, kind: str = "sampled") -> list[Point]:
             values = [float(row[f"eval_{kind}_{name}"]) for name in ("accuracy", "low", "high", "length")]
             found.append(Point(int(row["iteration"]), *values, samples))
     return found
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean length (tokens) of an iteration's responses to problems up to the median difficulty, and above it."""
+
+    iteration: int
+    easier: float
+    harder: float
+
+
+def lengths(folder: Path) -> list[Lengths]:
+    """The trained responses' lengths by difficulty, an entry an iteration in which both kinds of problems were drawn."""
+    records = {number: read_rollouts(path) for number, path in list_rollouts(folder)}
+    bound = median_low(r["difficulty"] for found in records.values() for r in found)
+    split = {n: [[r["length"] for r in found if (r["difficulty"] > bound) == hard] for hard in (False, True)]
+             for n, found in records.items()}  # fmt: skip
+    return [Lengths(n, fmean(easy), fmean(hard)) for n, (easy, hard) in sorted(split.items()) if easy and hard]
 
 
 def seconds(out: Path, name: str) -> float:

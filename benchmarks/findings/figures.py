@@ -6,7 +6,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.findings.arms import Point
+from benchmarks.findings.arms import Lengths, Point
 from benchmarks.findings.measures import slope, spread
 from k15.eval import plot_style as ps
 
@@ -39,6 +39,17 @@ def against_samples(curves: Curves, labels: Mapping[str, str], title: str, state
         ps.finish(ax, x="responses trained on", y=unit, title=title if ax is left else "", legend=True)
     if stated is not None:
         left.axhline(100 * stated, color=ps.GREY, linewidth=0.9, linestyle=(0, (1, 2)))
+    return canvas
+
+
+def by_difficulty(runs: Sequence[Sequence[Lengths]], title: str) -> Figure:
+    """Length of the trained responses against the iteration, for the easier and the harder half of the problems."""
+    canvas, (ax,) = ps.new_figure(SIZE[0] * 0.62, SIZE[1])
+    shared = sorted(set.intersection(*({p.iteration for p in run} for run in runs)))
+    for label, value, colour in (("easier", lambda p: p.easier, ps.BLUE), ("harder", lambda p: p.harder, ps.RUST)):
+        seeds = [[value(p) for p in run if p.iteration in shared] for run in runs]
+        _mean_and_seeds(ax, shared, seeds, label, colour)
+    ps.finish(ax, y="response length, tokens", title=title)
     return canvas
 
 

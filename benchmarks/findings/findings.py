@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 
 from benchmarks.findings import figures
-from benchmarks.findings.arms import Point
+from benchmarks.findings.arms import Lengths, Point
 from benchmarks.findings.figures import Curves
 from benchmarks.findings.measures import (
     OPPOSITE,
@@ -65,7 +65,7 @@ def accuracy_by_length(curves: Curves) -> Result:
     """Fig. 6."""
     fits = [slope(points) for points in curves["base"]]
     rise = spread([s for s, _ in fits])
-    rows = [[f"seed {n}", f"{s:+.2f}", f"{r:.2f}"] for n, (s, r) in enumerate(fits, 1)]
+    rows = [[f"run {n}", f"{s:+.2f}", f"{r:.2f}"] for n, (s, r) in enumerate(fits, 1)]
     rows.append(["all", shown(rise, digits=2, signed=True), shown(spread([r for _, r in fits]), digits=2)])
     return Result(
         "accuracy_by_length", "Accuracy against response length (Fig. 6)",
@@ -73,6 +73,25 @@ def accuracy_by_length(curves: Curves) -> Result:
         "least squares over each seed's evaluations; the 95 % t interval over seeds of the slope lies above 0.",
         verdict(rise), ["runs", "slope, points a token", "correlation"], rows,
         partial(figures.against_length, curves, {"base": "pmd"}, "Every evaluation of every seed", True), {"slope": rise},
+    )  # fmt: skip
+
+
+def harder_longer(curves: Mapping[str, Sequence[Sequence[Lengths]]]) -> Result:
+    """Fig. 5, by benchmark."""
+    runs = curves["base"]
+    growth = {}
+    for kind, length in (("easier", lambda p: p.easier), ("harder", lambda p: p.harder)):
+        growth[kind] = [fmean(length(p) for p in run[-2:]) - length(run[0]) for run in runs]
+    more = spread([h - e for e, h in zip(growth["easier"], growth["harder"], strict=True)])
+    rows = [[f"{kind} half", f"{shown(spread(values), signed=True)} tokens"] for kind, values in growth.items()]
+    rows.append(["harder over easier", f"{shown(more, signed=True)} tokens"])
+    return Result(
+        "harder_longer", "Answers to harder problems grow more (Fig. 5)",
+        "on harder benchmarks the response length rises more steeply.",
+        "growth of the trained responses' length from the first iteration to the last two, problems above the median difficulty "
+        f"less the others ({INTERVAL}), lies above 0.",
+        verdict(more), ["problems", "growth"], rows,
+        partial(figures.by_difficulty, runs, "Response length by difficulty of the problem"), {"growth": growth | {"more": more}},
     )  # fmt: skip
 
 
@@ -192,9 +211,10 @@ def _ablation(name: str, title: str, against: str = "base", **labels: str) -> Ca
     return partial(ablation, name, title, labels, against)
 
 
-ALL: dict[str, Callable[[Curves], Result]] = {
+ALL: dict[str, Callable[[Mapping], Result]] = {
     "accuracy_and_length": accuracy_and_length,
     "accuracy_by_length": accuracy_by_length,
+    "harder_longer": harder_longer,
     "negative_gradients": negative_gradients,
     "curriculum": curriculum,
     "small_long_against_large": small_long_against_large,

@@ -13,6 +13,7 @@ from benchmarks.findings.arms import Job
 FINDINGS: dict[str, tuple[str, ...]] = {
     "accuracy_and_length": ("base",),
     "accuracy_by_length": ("base",),
+    "harder_longer": ("base",),
     "negative_gradients": ("base", "rest", "lr_high", "rest_lr_high"),
     "curriculum": ("base", "curriculum"),
     "small_long_against_large": ("base", "large"),

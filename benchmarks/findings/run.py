@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.findings.arms import points, run_all, seconds
-from benchmarks.findings.figures import Curves
+from benchmarks.findings.arms import lengths, points, run_all, seconds
 from benchmarks.findings.plan import FINDINGS, jobs
 from benchmarks.findings.result import markdown, write
 from k15.errors import K15Error
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NAMES = (*FINDINGS, "long2short")
+READERS = {"harder_longer": lengths}  # the others look at evaluations
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -82,7 +82,8 @@ def _write(name: str, out: Path, args: argparse.Namespace) -> None:
     """The finding's table to the terminal, its files to OUT (and, with --save, to benchmarks/results)."""
     from benchmarks.findings.findings import ALL  # scipy and matplotlib: after the runs
 
-    curves: Curves = {arm: [points(out / "runs" / f"{arm}-{seed}") for seed in args.seeds] for arm in FINDINGS[name]}
+    read = READERS.get(name, points)
+    curves = {arm: [read(out / "runs" / f"{arm}-{seed}") for seed in args.seeds] for arm in FINDINGS[name]}
     result = ALL[name](curves)
     names = [job.name for job in jobs([name], args.seeds, args.small)]
     settings = {

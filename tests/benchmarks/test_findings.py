@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.findings import arms, measures, run
-from benchmarks.findings.arms import Job, Point, RunError, run_all
+from benchmarks.findings.arms import Job, Lengths, Point, RunError, run_all
 from benchmarks.findings.findings import ALL
 from benchmarks.findings.plan import FINDINGS, jobs
 from benchmarks.findings.result import markdown, write
@@ -43,8 +43,10 @@ def test_intervals_and_verdicts():
     assert measures.joint([measures.REPEATS, measures.UNDECIDED]) == measures.UNDECIDED
 
 
-def _curves(name: str) -> dict[str, list[list[Point]]]:
+def _curves(name: str) -> dict[str, list[list]]:
     """Three seeds an arm; each arm is ten points above the one before it."""
+    if name == "harder_longer":
+        return {"base": [[Lengths(i, 10 + i, 10 + 2 * i + 0.1 * s) for i in range(1, 6)] for s in range(3)]}
     return {
         arm: [
             _run([0.2 + 0.01 * s, *(0.4 + 0.1 * n + 0.01 * s + 0.02 * i for i in range(4))], [10, 20 + s, 22 + s, 24 + s, 26 + n])
