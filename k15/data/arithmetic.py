@@ -1,19 +1,20 @@
-"""Generated arithmetic: problems of several families and levels, and solutions in a mixture of styles.
+"""Generated problems of several families and levels, and solutions in a mixture of styles: arithmetic, and puzzles on request.
 
     make_problems(n, seed, split)   -> prompts such as `(47+85)*3=` with answer `396`
     solution(prompt, style, rng)    -> `#396` | `7+5=12,4+8+1=13;132*3:...#396` | that with a slip and its repair | or checked
     warmup_examples(n, seed, ...)   -> (prompt text, response text), the supervised mixture before RL (report 2.2)
 
-`#` marks the final answer. The split is a function of the problem alone: a hash of its canonical form, in which
-commuted problems are the same problem, puts it in the `eval` or the `train` half of the world for ever, so that no
-held-out problem can be trained on, whatever the seeds and sizes.
+`#` marks the final answer. The families are in `k15.data.families`. The split is a function of the problem alone: a hash of
+its name, in which commuted problems are the same problem, puts it in the `eval` or the `train` half of the world for ever,
+so that no held-out problem can be trained on, whatever the seeds and sizes.
 """
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from k15.data.worked import Block, Step, add, multiply, remainder, subtract
+from k15.data.families import ARITHMETIC, FAMILIES, TABLE, Numbers
+from k15.data.worked import Step
 from k15.errors import ConfigError, unknown_name
 from k15.types import Prompt
 
@@ -26,87 +27,6 @@ ALPHABET = (
     "0123456789+-*%()=,;:?" + MARK + " \n/.<>!"
 )  # 29 characters and 3 special tokens: 32 divides by any tensor-parallel size
 
-Numbers = tuple[int, ...]
-
-
-def _number(rng: random.Random, digits: int) -> int:
-    """A whole number with exactly `digits` digits; one-digit numbers start at 1."""
-    return rng.randint(10 ** (digits - 1), 10**digits - 1)
-
-
-def _draw_sum(level: int, rng: random.Random) -> Numbers:
-    """Two or three numbers of up to `level` digits; three-digit numbers come in pairs only."""
-    terms = 2 if level == 3 else rng.choice((2, 3))
-    return tuple(_number(rng, rng.randint(max(1, level - 1), level)) for _ in range(terms))
-
-
-def _draw_chain(level: int, rng: random.Random) -> Numbers:
-    """a+b-c, or a-b+c when the last number is given negative: (a, b, c) with signs, running totals never negative."""
-    a, b, c = (_number(rng, rng.randint(1, level)) for _ in range(3))
-    if rng.random() < 0.5:
-        return (a, b, -min(c, a + b))
-    return (max(a, b), -min(a, b), c)
-
-
-def _draw_times(level: int, rng: random.Random) -> Numbers:
-    return (_number(rng, level), rng.randint(2, 9))
-
-
-def _draw_bracket(level: int, rng: random.Random) -> Numbers:
-    """(a+b)*c or (a-b)*c, the latter with b negative."""
-    a, b = (_number(rng, rng.randint(1, level)) for _ in range(2))
-    factor = rng.randint(2, 9)
-    return (a, b, factor) if rng.random() < 0.5 else (max(a, b), -min(a, b), factor)
-
-
-def _draw_remainder(level: int, rng: random.Random) -> Numbers:
-    return (_number(rng, level + 1), rng.randint(2, 5))
-
-
-def _signed(numbers: Numbers) -> str:
-    return "".join(f"{n:+d}" for n in numbers).removeprefix("+")
-
-
-def _text_bracket(numbers: Numbers) -> str:
-    return f"({_signed(numbers[:2])})*{numbers[2]}"
-
-
-def _work_chain(numbers: Numbers) -> list[Block]:
-    blocks, total = [], numbers[0]
-    for n in numbers[1:]:
-        blocks.append(add((total, n)) if n >= 0 else subtract(total, -n))
-        total += n
-    return blocks
-
-
-def _work_bracket(numbers: Numbers) -> list[Block]:
-    inner = _work_chain(numbers[:2])
-    return [*inner, multiply(inner[-1].value, numbers[2])]
-
-
-# family: (levels, draw numbers, problem text, worked blocks). Numbers carry their signs.
-_FAMILIES: dict[
-    str, tuple[int, Callable[[int, random.Random], Numbers], Callable[[Numbers], str], Callable[[Numbers], list[Block]]]
-] = {
-    "sum": (3, _draw_sum, _signed, _work_chain),
-    "chain": (2, _draw_chain, _signed, _work_chain),
-    "times": (2, _draw_times, lambda n: f"{n[0]}*{n[1]}", lambda n: [multiply(*n)]),
-    "bracket": (2, _draw_bracket, _text_bracket, _work_bracket),
-    "remainder": (2, _draw_remainder, lambda n: f"{n[0]}%{n[1]}", lambda n: [remainder(*n)]),
-}
-FAMILIES = tuple(_FAMILIES)
-
-
-def canonical(family: str, numbers: Sequence[int]) -> str:
-    """One name for a problem and all its commutations: `85+47` and `47+85` are the same problem."""
-    if family in ("sum", "chain"):
-        return _signed(tuple(sorted(numbers)))
-    if family == "times":
-        return "*".join(map(str, sorted(numbers)))
-    if family == "bracket":
-        return f"({_signed(tuple(sorted(numbers[:2])))})*{numbers[2]}"
-    return f"{numbers[0]}%{numbers[1]}"
-
 
 def split_of(canonical_text: str) -> str:
     """`eval` or `train`, from the problem alone."""
@@ -118,16 +38,14 @@ def _draw(families: Sequence[str], split: str, rng: random.Random) -> tuple[str,
     """A problem of the given split: family uniform, then level uniform, then numbers (again until the split fits)."""
     while True:
         family = rng.choice(families)
-        levels, draw, _, _ = _FAMILIES[family]
-        numbers = draw(rng.randint(1, levels), rng)
-        if split_of(canonical(family, numbers)) == split:
+        kind = TABLE[family]
+        numbers = kind.draw(rng.randint(1, kind.levels), rng)
+        if split_of(kind.name(numbers)) == split:
             return family, numbers
 
 
 def _prompt(family: str, numbers: Numbers) -> Prompt:
-    _, _, text, work = _FAMILIES[family]
-    blocks = work(numbers)
-    body = text(numbers)
+    blocks, body = TABLE[family].work(numbers), TABLE[family].text(numbers)
     return Prompt(
         id=f"{family}:{body}",
         text=f"{body}=",
@@ -146,11 +64,11 @@ def _checked(n: int, split: str, families: Sequence[str] | None) -> tuple[str, .
 
 
 def check_families(families: Sequence[str] | None) -> tuple[str, ...]:
-    """The families to draw from: those named, or all. Raises ConfigError for an unknown one."""
+    """The families to draw from: those named, or the arithmetic ones. Raises ConfigError for an unknown one."""
     for family in families or ():
-        if family not in _FAMILIES:
+        if family not in TABLE:
             raise unknown_name("data.families", family, FAMILIES)
-    return tuple(families) if families else FAMILIES
+    return tuple(families) if families else ARITHMETIC
 
 
 def check_mixture(guess_fraction: float, slip_fraction: float, checked_fraction: float) -> None:
@@ -163,10 +81,10 @@ def check_mixture(guess_fraction: float, slip_fraction: float, checked_fraction:
 
 
 def make_problems(n: int, seed: int, split: str = "train", families: Sequence[str] | None = None) -> list[Prompt]:
-    """`n` different problems of a split (`train` or `eval`), deterministic in `seed`; no families given means all.
+    """`n` different problems of a split (`train` or `eval`), deterministic in `seed`; no families given: arithmetic.
 
-    `difficulty` is the number of single-digit steps of the worked solution. Raises ConfigError where the families hold
-    fewer than `n` different problems.
+    `difficulty` is the number of steps of the worked solution. Raises ConfigError where the families hold fewer than `n`
+    different problems.
     """
     chosen = _checked(n, split, families)
     rng = random.Random(f"k15 arithmetic {split} {seed}")
@@ -174,7 +92,7 @@ def make_problems(n: int, seed: int, split: str = "train", families: Sequence[st
     misses = 0
     while len(found) < n:
         family, numbers = _draw(chosen, split, rng)
-        name = canonical(family, numbers)
+        name = TABLE[family].name(numbers)
         misses = misses + 1 if name in found else 0
         if misses > 10_000:
             raise ConfigError(
@@ -198,7 +116,7 @@ def solution(prompt: Prompt, style: str, rng: random.Random) -> str:
     if style == "guess":
         return f"{MARK}{prompt.answer}"
     family, numbers = str(prompt.meta["family"]), tuple(prompt.meta["numbers"])  # type: ignore[arg-type]
-    blocks = _FAMILIES[family][3](numbers)
+    blocks = TABLE[family].work(numbers)
     slip = rng.randrange(sum(len(b.steps) for b in blocks)) if style == "slip" else -1
     parts, index = [], 0
     for position, block in enumerate(blocks):
