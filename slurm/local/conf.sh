@@ -4,7 +4,8 @@
 memory_mb() { awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo; }
 
 node_lines() {
-  local k cpus memory where
+  local k cpus memory where feature=
+  [[ -z $ADMIN ]] || feature=" Feature=gpu" CPUS=${CPUS:-$(nproc)} # control groups give out only cores that are there
   cpus=${CPUS:-$(($(nproc) / NODES > 4 ? $(nproc) / NODES : 4))}
   # The nodes share one machine: each offers its part of nine tenths of the memory, so that jobs that ask for
   # memory cannot be given more than there is. CPUs are oversubscribed on purpose.
@@ -13,9 +14,9 @@ node_lines() {
     where="NodeHostname=$PREFIX$k NodeAddr=$SUBNET.$k"
     [[ $MODE != shared ]] || where="NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((PORT + 10 + k))"
     echo "NodeName=$PREFIX$k $where CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1" \
-      "RealMemory=$memory Gres=gpu:2"
+      "RealMemory=$memory Gres=gpu:2$feature"
   done
-  echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=$((memory / cpus))"
+  [[ -n $ADMIN ]] || echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=$((memory / cpus))"
 }
 
 slurm_conf() {
@@ -42,28 +43,34 @@ SlurmctldLogFile=$DIR/log/slurmctld.log
 SlurmdLogFile=$DIR/log/slurmd-%n.log
 SlurmctldDebug=info
 SlurmdDebug=info
+MpiDefault=none
+SlurmdParameters=config_overrides
+JobCompType=jobcomp/filetxt
+JobCompLoc=$DIR/log/jobs.txt
+MinJobAge=3600
+SlurmctldTimeout=30
+MessageTimeout=30
+$(node_lines)
+END
+  if [[ -n $ADMIN ]]; then admin_lines; else plain_lines; fi
+}
+
+plain_lines() {
+  cat <<END
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
-SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=0
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-JobCompType=jobcomp/filetxt
-JobCompLoc=$DIR/log/jobs.txt
 JobRequeue=1
 KillWait=10
-MinJobAge=3600
 ReturnToService=2
 SlurmdTimeout=$TIMEOUT_S
-SlurmctldTimeout=30
-MessageTimeout=30
 PropagateResourceLimitsExcept=MEMLOCK
 Epilog=$DIR/epilog
-$(node_lines)
 END
 }
 
@@ -73,7 +80,11 @@ make_gpus() {
   local i
   mkdir -p "$DIR/dev"
   for i in 0 1; do
-    ln -sfn /dev/null "$DIR/dev/gpu$i"
+    if [[ -z $ADMIN ]]; then
+      ln -sfn /dev/null "$DIR/dev/gpu$i"
+    else # ConstrainDevices would take /dev/null away from all; nothing answers under this number, but it can be refused
+      [[ -c $DIR/dev/gpu$i ]] || mknod -m 666 "$DIR/dev/gpu$i" c 240 "$i"
+    fi
   done
 }
 
@@ -89,9 +100,13 @@ hosts_file() {
 write_conf() {
   make_gpus
   echo "NodeName=${PREFIX}[1-$NODES] Name=gpu File=$DIR/dev/gpu[0-1]" >"$DIR/gres.conf"
-  # Named, not detected: detection fails where /sys/fs/cgroup is not to be had, and nothing here uses cgroups.
-  printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$DIR/cgroup.conf"
-  install -m 755 "$HERE/epilog.sh" "$DIR/epilog"
+  if [[ -n $ADMIN ]]; then
+    admin_files
+  else
+    # Named, not detected: detection fails where /sys/fs/cgroup is not to be had, and nothing here uses cgroups.
+    printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$DIR/cgroup.conf"
+    install -m 755 "$HERE/epilog.sh" "$DIR/epilog"
+  fi
   hosts_file >"$DIR/hosts.new"
   cat "$DIR/hosts.new" >"$DIR/hosts" # in place: the nodes have this very file mounted
   slurm_conf >"$CONF.new"

@@ -12,6 +12,7 @@
 #   K15_LOCAL_SLURM_CPUS      CPUs a node offers                     the larger of 4 and machine / nodes
 #   K15_LOCAL_SLURM_TIMEOUT_S silence after which a node is DOWN     60
 #   K15_LOCAL_SLURM_MODE      auto | namespaces | shared             auto
+#   K15_LOCAL_SLURM_ADMIN     1: with slurm/admin (needs root, MariaDB, slurmdbd), see admin.sh
 
 DIR=${K15_LOCAL_SLURM_DIR:-/var/tmp/k15-slurm}
 CONF=$DIR/slurm.conf
@@ -27,6 +28,7 @@ PORT=${K15_LOCAL_SLURM_PORT:-}
 TIMEOUT_S=${K15_LOCAL_SLURM_TIMEOUT_S:-60}
 MODE=${K15_LOCAL_SLURM_MODE:-auto}
 CPUS=${K15_LOCAL_SLURM_CPUS:-}
+ADMIN=${K15_LOCAL_SLURM_ADMIN:-}
 NODES=0 # nodes that `up` has made
 MUNGE=  # own | system
 
@@ -44,6 +46,7 @@ check_dir() {
   [[ ! -e $DIR || (-d $DIR && -O $DIR && ! -L $DIR) ]] ||
     die "$DIR is not a folder of $(id -un)'s; remove it or set K15_LOCAL_SLURM_DIR"
   [[ $NAME =~ ^[a-z][a-z0-9]{0,7}$ ]] || die "K15_LOCAL_SLURM_NAME is '$NAME': 1 to 8 small letters or digits, please"
+  [[ $ADMIN =~ ^1?$ ]] || die "K15_LOCAL_SLURM_ADMIN is '$ADMIN', but only 1 (with slurm/admin) or nothing is allowed"
   [[ $PREFIX =~ ^[a-z]{1,8}$ ]] || die "K15_LOCAL_SLURM_PREFIX is '$PREFIX': 1 to 8 small letters, please"
 }
 
@@ -55,7 +58,7 @@ load_state() {
 
 save_state() {
   local key
-  for key in NAME PREFIX SUBNET PORT TIMEOUT_S MODE CPUS NODES MUNGE; do
+  for key in NAME PREFIX SUBNET PORT TIMEOUT_S MODE CPUS ADMIN NODES MUNGE; do
     printf '%s=%q\n' "$key" "${!key}"
   done >"$DIR/cluster.new"
   mv "$DIR/cluster.new" "$DIR/cluster"

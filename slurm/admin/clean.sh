@@ -1,0 +1,195 @@
+# shellcheck shell=bash
+# k15: what ended jobs left on this node. Sourced by prolog and epilog, after lib.sh.
+#
+# Whose is it? A process belongs to the job of its control group; outside of any, to the job that its environment names (if
+# the job's user runs it). A user without a live job here has nothing to keep. A job lives while one of its slurmstepd does,
+# and that is looked at AFTER the list of processes and files was made: what a job that begins meanwhile makes is not on it.
+#
+# Nothing here asks slurmctld: a thousand nodes that end a job together would keep it from work.
+
+declare -A LIVE_JOBS LIVE_UIDS KEEP_UIDS PROCESS_UID PROCESS_JOB
+ALL_KNOWN= # the user of each live job is known, so that users without one are known too
+
+# Fills PROCESS_UID and PROCESS_JOB (number of the job by control group, or empty), by pid. Slurm's own are left out.
+list_processes() {
+  local dir pid key value line uid
+  PROCESS_UID=() PROCESS_JOB=()
+  for dir in /proc/[0-9]*; do
+    pid=${dir#/proc/} uid=
+    while read -r key value _; do
+      case $key in
+        Name:) [[ $value != slurmstepd && $value != slurmd && $value != sackd ]] || break ;;
+        Uid:) uid=$value && break ;;
+      esac
+    done 2>/dev/null <"$dir/status"
+    [[ -n $uid ]] || continue
+    PROCESS_UID[$pid]=$uid PROCESS_JOB[$pid]=
+    while read -r line; do
+      [[ ! $line =~ slurm.*/job_([0-9]+) ]] || PROCESS_JOB[$pid]=${BASH_REMATCH[1]}
+    done 2>/dev/null <"$dir/cgroup"
+  done
+  # neither the first process nor this script with what started it, which have the job's environment too
+  pid=$$
+  while ((pid > 1)); do
+    unset "PROCESS_UID[$pid]"
+    pid=$(awk '/^PPid/ {print $2}' "/proc/$pid/status" 2>/dev/null)
+  done
+  unset "PROCESS_UID[1]"
+}
+
+# Fills LIVE_JOBS and LIVE_UIDS but for job $1, which has ended. slurmstepd calls itself `slurmstepd: [12.batch]`.
+list_live() {
+  local dir pid title job child uid found
+  LIVE_JOBS=() LIVE_UIDS=() ALL_KNOWN=1
+  for dir in /proc/[0-9]*; do
+    read -r title 2>/dev/null <"$dir/comm" || continue
+    [[ $title == slurmstepd ]] || continue
+    pid=${dir#/proc/}
+    title=$(tr '\0' ' ' <"$dir/cmdline" 2>/dev/null)
+    [[ $title != *infinity* ]] || continue # holds the control groups of version 2 and no job
+    # one that has no title yet has no process either; it is somebody's
+    if [[ ! $title =~ \[([0-9]+)\. ]]; then
+      ALL_KNOWN= && continue
+    fi
+    job=${BASH_REMATCH[1]}
+    [[ $job != "${1:-}" ]] || continue
+    found=
+    for child in $(pgrep -P "$pid"); do
+      uid=$(stat -c %u "/proc/$child" 2>/dev/null) || continue
+      LIVE_UIDS[$uid]=1 found=1
+    done
+    [[ -n $found || -n ${LIVE_JOBS[$job]:-} ]] || LIVE_JOBS[$job]=unknown
+    [[ -z $found ]] || LIVE_JOBS[$job]=known
+  done
+  for job in "${LIVE_JOBS[@]}"; do
+    [[ $job == known ]] || ALL_KNOWN=
+  done
+}
+
+# gone UID: an ordinary user who has no live job here.
+gone() {
+  [[ -n $ALL_KNOWN ]] && (($1 >= K15_MIN_UID && $1 != 65534)) && [[ -z ${LIVE_UIDS[$1]:-}${KEEP_UIDS[$1]:-} ]]
+}
+
+list_keep() {
+  local user uid
+  for user in $K15_KEEP_USERS; do
+    uid=$(id -u "$user") && KEEP_UIDS[$uid]=1
+  done
+}
+
+# Prints the pids of what ended job $1 of user $2 left, and of users who have no job here.
+stale_processes() {
+  local pid uid job named
+  # those whose environment names the job: a line for each
+  named=" $(grep -lszx "SLURM_JOB_ID=$1" /proc/[0-9]*/environ | sed 's#/proc/\([0-9]*\)/.*#\1#' | tr '\n' ' ')"
+  for pid in "${!PROCESS_UID[@]}"; do
+    uid=${PROCESS_UID[$pid]} job=${PROCESS_JOB[$pid]}
+    if [[ $job == "$1" ]]; then
+      echo "$pid"
+    elif [[ -n $job && -n ${LIVE_JOBS[$job]:-} ]]; then
+      continue
+    elif [[ $uid == "$2" && $named == *" $pid "* ]]; then
+      echo "$pid"
+    elif gone "$uid"; then
+      echo "$pid"
+    fi
+  done
+}
+
+# Kills all of it, again until nothing is left (what forks meanwhile is on the next list). Drains the node if some stay.
+clean_processes() { # JOB UID
+  local round pids pid names=() killed=0
+  thaw "$1"
+  for ((round = 0; round < 50; round++)); do
+    list_processes
+    list_live "$1"
+    mapfile -t pids < <(stale_processes "$1" "$2")
+    ((${#pids[@]})) || break
+    for pid in "${pids[@]}"; do
+      ((round)) || names+=("$pid:$(cat "/proc/$pid/comm" 2>/dev/null)")
+      kill -KILL "$pid" 2>/dev/null && ((killed++))
+    done
+    sleep 0.2
+  done
+  ((killed == 0)) || note "killed ${names[*]:0:20}"
+  ((${#pids[@]} == 0)) || drain "processes ${pids[*]:0:5} of ended jobs cannot be killed"
+}
+
+# A stopped group (a suspended job) does not see SIGKILL before it goes on; version 1 only.
+thaw() {
+  local state
+  for state in /sys/fs/cgroup/freezer/slurm*/uid_*/job_"$1"/{,step_*/}freezer.state; do
+    [[ ! -e $state ]] || echo THAWED >"$state"
+  done
+}
+
+# Shared memory: POSIX segments and queues (files), and System V's. k15 names its own after the job.
+clean_shared_memory() { # JOB UID [ARRAY_TASK, as 12_3]
+  local path uid name kind id size=0 count=0
+  local files=(/dev/shm/* /dev/shm/.[!.]* /dev/mqueue/*) objects
+  mapfile -t objects < <(for kind in shm sem msg; do system_v "$kind"; done)
+  list_live "$1"
+  for path in "${files[@]}"; do
+    uid=$(stat -c %u "$path" 2>/dev/null) || continue
+    name=${path##*/}
+    if gone "$uid" || { [[ $uid == "$2" ]] && [[ $name == k15-"$1" || $name == k15-"$1"-* || $name == k15-"${3:-$1}"-* ]]; }; then
+      size=$((size + $(du -sxk "$path" 2>/dev/null | cut -f1)))
+      rm -rf --one-file-system -- "$path" && count=$((count + 1))
+    fi
+  done
+  for name in "${objects[@]}"; do
+    read -r kind id uid <<<"$name"
+    if gone "$uid" && ipcrm "--$kind-id" "$id" 2>/dev/null; then count=$((count + 1)); fi
+  done
+  ((count == 0)) || note "removed $count pieces of shared memory, $size KB"
+}
+
+# Prints kind, number and owner of each segment (attached by nobody), semaphore or queue, as ipcrm names them.
+system_v() {
+  awk -v kind="$1" 'BEGIN {name["shm"] = "shmem"; name["sem"] = "semaphore"; name["msg"] = "queue"}
+    NR == 1 {for (i = 1; i <= NF; i++) at[$i] = i; next}
+    kind != "shm" || $at["nattch"] == 0 {print name[kind], $2, $at["uid"]}' "/proc/sysvipc/$1" 2>/dev/null
+}
+
+# The job's control groups, with what programs made inside them (Slurm removes only its own).
+clean_groups() {
+  local top count=0
+  while read -r top; do
+    while read -r dir; do
+      rmdir "$dir" 2>/dev/null && count=$((count + 1))
+    done < <(find "$top" -depth -type d)
+    # the user's group goes with the last job; the kernel keeps it while there is another
+    [[ $top != */uid_*/* ]] || rmdir "${top%/*}" 2>/dev/null
+    [[ ! -d $top ]] || note "the control group $top cannot be removed"
+  done < <(find /sys/fs/cgroup -maxdepth 6 -type d -path '*slurm*' -name "job_$1" 2>/dev/null)
+  ((count == 0)) || note "removed $count control groups"
+}
+
+# Compute processes on GPUs $1 (0,1), the ended job's own, that belong to no live job.
+clean_gpus() { # GPUS UID
+  local pid job uid
+  [[ -n $1 ]] && command -v nvidia-smi >/dev/null || return 0
+  list_processes
+  list_live "${SLURM_JOB_ID:-}"
+  for pid in $(timeout 30 nvidia-smi --id="$1" --query-compute-apps=pid --format=csv,noheader 2>>"$K15_LOG"); do
+    uid=${PROCESS_UID[$pid]:-} job=${PROCESS_JOB[$pid]:-}
+    if [[ -z $uid || -n ${LIVE_JOBS[${job:-0}]:-} || -n ${LIVE_UIDS[$uid]:-} ]]; then
+      note "process $pid on GPU $1 is not of an ended job"
+    elif [[ $uid == "$2" ]] || gone "$uid"; then
+      kill -KILL "$pid" 2>/dev/null && note "killed $pid, which was left on GPU $1"
+    fi
+  done
+}
+
+# Ports that a user without a job still listens on: the user's processes are gone, so another's holds them.
+check_ports() {
+  local line address uid held=() lines
+  mapfile -t lines < <(awk '$4 == "0A" {print $2, $8}' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
+  list_live "${SLURM_JOB_ID:-}"
+  for line in "${lines[@]}"; do
+    read -r address uid <<<"$line"
+    if gone "$uid"; then held+=("$((16#${address##*:}))"); fi
+  done
+  ((${#held[@]} == 0)) || drain "ports ${held[*]:0:5} of ended jobs are still held"
+}
