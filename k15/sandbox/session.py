@@ -23,7 +23,7 @@ from typing import Any
 from k15.errors import ConfigError, DataError, SandboxError
 from k15.log import get_logger
 from k15.sandbox.backends import seccomp, wire
-from k15.sandbox.backends.bubblewrap import command, dropped
+from k15.sandbox.backends.bwrap import command, dropped
 from k15.sandbox.backends.native import binary
 from k15.sandbox.images.store import Images, cache_root
 from k15.sandbox.job import Job, Limits

@@ -11,7 +11,7 @@ import pytest
 from offered import SMALL, backend, base_image  # noqa: F401
 
 from k15.errors import ConfigError, SandboxError
-from k15.sandbox.backends import GUARANTEES, open_backend, wire
+from k15.sandbox.backends import GUARANTEES, open_backend, resident, wire
 from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.backends.probe import Report, choose, examine, table
 from k15.sandbox.backends.warm import Warm, suits
@@ -92,8 +92,8 @@ def test_an_image_of_the_users_own(base_image, tmp_path, monkeypatch):  # noqa: 
     assert store.rootfs("mine") == base_image and "mine" in store.names()
     with pytest.raises(SandboxError, match="lacks the directories"):
         store.rootfs("broken")
-    outcome = run(Bubblewrap(store, groups=False), "cat", "/etc/hostname", image="mine")
-    assert outcome.stdout == b"sandbox\n"
+    with contextlib.closing(Bubblewrap(store, groups=False)) as opened:
+        assert run(opened, "cat", "/etc/hostname", image="mine").stdout == b"sandbox\n"
     monkeypatch.setenv("K15_CACHE_DIR", str(tmp_path))
     with pytest.raises(SandboxError, match="images build base"):
         Images().rootfs("base")
@@ -151,10 +151,27 @@ def test_a_warm_interpreter_takes_what_suits_it(base_image, tmp_path):  # noqa: 
     with contextlib.closing(Warm()) as warm:
         assert warm.run(replace(python, command=["python3", "-O", "a.py"])).stdout == b"1\n"
         warm.run(python)
-        waiting = warm._interpreters["base"].process
-        waiting.kill()
-        waiting.wait()
+        _kill_waiting(warm._interpreters)
         assert warm.run(python).stdout == b"0\n"  # a new interpreter takes the place of one that was killed
+
+
+def _kill_waiting(residents):
+    waiting = residents._waiting["base"].process
+    waiting.kill()
+    waiting.wait()
+
+
+def test_an_init_that_waits_is_replaced_and_done_without(base_image, monkeypatch, caplog):  # noqa: F811
+    """Killed, another takes its place; where it cannot start (no namespaces inside a sandbox), each job has its own bwrap."""
+    with contextlib.closing(Bubblewrap(groups=False)) as opened:
+        assert run(opened, "echo", "one").stdout == b"one\n"
+        _kill_waiting(opened._residents)
+        assert run(opened, "echo", "two").stdout == b"two\n"
+    known = resident.command
+    monkeypatch.setattr(resident, "command", lambda bwrap, *a, **k: [bwrap, "--disable-userns", *known(bwrap, *a, **k)[1:]])
+    with contextlib.closing(Bubblewrap(groups=False)) as opened:
+        assert run(opened, "echo", "three").stdout == b"three\n"
+    assert "no namespaces inside a sandbox" in caplog.text
 
 
 def test_auto_takes_the_warm_interpreter_only_where_it_may(base_image):  # noqa: F811
@@ -212,7 +229,7 @@ def test_python_programs_behave_as_with_python3_itself(backend, base_image, name
         ["python3", "main.py", "word"], stdin="é\n".encode(), keep=["kept"], env={"A": "b"}, limits=SMALL,
         files={"main.py": PROGRAMS[name].encode(), "own.py": b"x = 5"},
     )  # fmt: skip
-    got, cold = backend.run(job), Bubblewrap(groups=False).run(job)
+    got, cold = backend.run(job), Bubblewrap(groups=False, resident=False).run(job)
     assert got.error is None and cold.error is None
     assert (got.stdout, got.stderr, got.exit_code, got.signal, got.kept) == (
         cold.stdout, cold.stderr, cold.exit_code, cold.signal, cold.kept,

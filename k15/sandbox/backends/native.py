@@ -15,13 +15,14 @@ _FLAGS = ("-O2", "-Wall")
 _INIT = ("init.c", "disk.c", "survey.c")
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "init": ((*_INIT, "main.c"), ("-static",)),
+    "wait": ((*_INIT, "enter.c", "wait.c"), ("-static",)),
     "launch": (("launch.c",), ("-static",)),
-    "warm.so": ((*_INIT, "warm.c"), ("-shared", "-fPIC")),
+    "warm.so": ((*_INIT, "enter.c", "warm.c"), ("-shared", "-fPIC")),
 }
 
 
 def binary(name: str) -> Path:
-    """The path of a compiled part: "init" (inside, static: it runs in every image), "launch" (outside), "warm.so".
+    """The path of a compiled part: "init", "wait" (inside, static: they run in every image), "launch" (outside), "warm.so".
 
     `K15_SANDBOX_BIN` names a directory of ready-made ones, for machines without a C compiler. Raises SandboxError.
     """

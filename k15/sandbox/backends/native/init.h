@@ -1,4 +1,5 @@
-/* What the parts of init share: init.c (the job), disk.c (its files), survey.c (its use of the machine), main.c or warm.c. */
+/* What the parts of init share: init.c (the job), disk.c (its files), survey.c (its use of the machine), and what they are
+ * parts of: main.c, wait.c, warm.c (the last two with enter.c). */
 #ifndef K15_INIT_H
 #define K15_INIT_H
 #include "wire.h"
@@ -28,6 +29,10 @@ int open_survey(void); /* nonzero: /proc cannot be read */
 uint64_t survey(int exact);
 uint64_t cpu_used(void);
 
-/* main.c, warm.c: nonzero where the job goes on in this very process instead of executing argv */
+/* enter.c */
+int can_enter(void);
+int wait_for_jobs(void);
+
+/* main.c, wait.c, warm.c: nonzero where the job goes on in this very process instead of executing argv */
 int run_inside(char **argv, char **env);
 #endif

@@ -9,7 +9,6 @@ import ctypes
 import gc
 import os
 import signal
-import socket
 import sys
 import threading
 import types
@@ -22,20 +21,10 @@ def next_job():
     """Returns the words of the command, in the job's own process; never in the interpreter that waits."""
     native = ctypes.PyDLL("/dev/warm.so")
     python = ctypes.pythonapi
-    listener = socket.socket(fileno=0)
-    listener.send(b"r")
-    while True:
-        message, fds, _, _ = socket.recv_fds(listener, 1, 3)
-        if not message:
-            os._exit(0)
-        python.PyOS_BeforeFork()
-        if native.enter(*fds) == 1:
-            break
-        python.PyOS_AfterFork_Parent()
-        for fd in fds:
-            os.close(fd)
+    python.PyOS_BeforeFork()
+    if native.wait_for_jobs() != 1:
+        os._exit(0)
     python.PyOS_AfterFork_Child()
-    listener.detach()
     pairs = (pair.partition("=") for pair in strings(native, "job_environment"))
     return strings(native, "job_words"), {name: value for name, _, value in pairs}
 
