@@ -1,7 +1,11 @@
-"""The exceptions k15 raises for users. Invariants use `assert`; everything a user can cause is one of these."""
+"""The exceptions k15 raises for users, and the exit code that asks for another run. Invariants use `assert`."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+REQUEUE = 85
+"""The exit code of a command that was stopped by the signal before the time limit: it has saved, and asks for another run of the
+same words (0: done, 1: failed, 2: refused). slurm/preamble.sh and the end of a pipeline's job have the same number."""
 
 
 class K15Error(Exception):

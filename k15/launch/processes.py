@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from k15.child import end, prepare
-from k15.launch.submit import REQUEUE
+from k15.errors import REQUEUE
 
 POLL_S = 0.1
 

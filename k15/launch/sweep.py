@@ -22,7 +22,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLaunche
 from omegaconf import open_dict
 
 from k15.config.words import FREE_TEXT
-from k15.errors import ClusterError, ConfigError, K15Error
+from k15.errors import REQUEUE, ClusterError, ConfigError, K15Error
 from k15.launch.processes import run_all
 from k15.launch.sbatch import fabric_lines
 from k15.launch.status import QUEUED
@@ -66,7 +66,7 @@ class _Resuming(ABC):
         bad = {n: end for n, end in ends.items() if end != COMPLETED and not is_finished(folder / here[n].folder)}
         _say(sweep, folder, bad)
         if bad:
-            raise SystemExit(85 if set(bad.values()) == {"saved"} else 1)
+            raise SystemExit(REQUEUE if set(bad.values()) == {"saved"} else 1)
         return [JobReturn(overrides=p.overrides, status=JobStatus.COMPLETED, _return_value=0) for p in here.values()]
 
     def _point(self, overrides: list[str], number: int) -> SweepPoint:

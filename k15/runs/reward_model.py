@@ -26,7 +26,7 @@ from k15.config.reward_model import RewardModelConfig, check_reward_model
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.data.triples import JUDGE_ALPHABET, make_triples, read_triples, write_triples
-from k15.errors import ConfigError, DataError
+from k15.errors import REQUEUE, ConfigError, DataError
 from k15.eval.spot_check import Check, read_checks, write_checks, write_spot_check
 from k15.log import get_logger
 from k15.log.files import atomic_write
@@ -44,7 +44,6 @@ STOP, TRAINED = "stop", "trained.json"  # files of a run folder: a signal came; 
 log = get_logger("reward_model")
 
 
-REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 MAY_CHANGE = ("name", "run_dir", "dry_run", "cluster", "judge")
 
 

@@ -5,9 +5,9 @@ import signal
 import sys
 import threading
 
+from k15.errors import REQUEUE
 from k15.log import get_logger
 
-REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 LONGEST_S = 60.0
 """The end takes no longer: a thread that waits for a sandbox would hold it as long as its patience lasts, and Python swallows an
 exit that is raised in a hook of fork() or in a `__del__`."""
