@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from k15.config.check import model_config
+from k15.config.engines import check_engines, heads_divide
+from k15.config.job import signal_comes_before_the_end
 from k15.config.schema import ClusterConfig, DataConfig, ModelConfig, RewardConfig, RolloutConfig, SandboxConfig
 from k15.config.values import CHOICES, require
 from k15.errors import ConfigError
@@ -39,7 +41,8 @@ class AnswersConfig:
 
 def check_answers(cfg: AnswersConfig, command: str) -> None:
     """All rules but those of the data itself. Raises ConfigError."""
-    require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed",), fractions=("rollout.top_p",))
+    require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed", "cluster.signal_before_s"),
+            fractions=("rollout.top_p", "rollout.gpu_memory_utilization"))  # fmt: skip
     if cfg.limit is not None and cfg.limit < 1:
         raise ConfigError(f"limit is {cfg.limit}, but it must be at least 1, or null for all prompts.")
     if cfg.model.path is None:
@@ -53,14 +56,6 @@ def check_answers(cfg: AnswersConfig, command: str) -> None:
                 f"Leave it out ({key}=null)."
             )
     model = model_config(cfg)  # type: ignore[arg-type]
-    limit = model.get("max_position_embeddings")
-    if isinstance(limit, int) and cfg.model.max_context_tokens > limit:
-        raise ConfigError(
-            f"model.max_context_tokens={cfg.model.max_context_tokens} is over the model's max_position_embeddings={limit}. "
-            f"Give at most {limit}."
-        )
-    if cfg.rollout.max_response_tokens >= cfg.model.max_context_tokens:
-        raise ConfigError(
-            f"rollout.max_response_tokens={cfg.rollout.max_response_tokens} leaves no room for a prompt in "
-            f"model.max_context_tokens={cfg.model.max_context_tokens}. Lower the one or raise the other."
-        )
+    heads_divide("rollout.tensor_parallel", cfg.rollout.tensor_parallel, model)
+    check_engines(cfg, model)
+    signal_comes_before_the_end(cfg.cluster)

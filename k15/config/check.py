@@ -4,14 +4,15 @@ Each rule raises ConfigError with the value, the rule and the remedy. `check(cfg
 config.json (read or made), since many rules need the model's shape.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from k15.config.hf import FAMILIES, expert_count, head_dim, hf_folder, is_latent, kv_heads
+from k15.config.engines import check_engines, heads_divide
+from k15.config.hf import FAMILIES, expert_count, hf_folder, kv_heads
+from k15.config.job import kernels_have_a_gpu, log_is_installed, ranks_have_gpus
 from k15.config.schema import RunConfig
 from k15.config.services import check_services
-from k15.config.values import POSITIVE_IN_TINY, check_values, get, require
+from k15.config.values import POSITIVE_IN_TINY, check_values, require
 from k15.errors import ConfigError, unknown_name
 
 
@@ -88,71 +89,13 @@ def _batch_divides(cfg: RunConfig, _: Mapping) -> None:
         )
 
 
-def _context_holds_response(cfg: RunConfig, model: Mapping) -> None:
+def _engines_suffice(cfg: RunConfig, model: Mapping) -> None:
+    check_engines(cfg, model)
     r, limit = cfg.rollout, cfg.model.max_context_tokens
-    position_limit = model.get("max_position_embeddings")
-    if isinstance(position_limit, int) and limit > position_limit:
-        raise ConfigError(
-            f"model.max_context_tokens={limit} is over the model's max_position_embeddings={position_limit}. "
-            f"Give at most {position_limit}."
-        )
-    if r.max_response_tokens >= limit:
-        raise ConfigError(
-            f"rollout.max_response_tokens={r.max_response_tokens} leaves no room for a prompt in "
-            f"model.max_context_tokens={limit}. Lower the one or raise the other."
-        )
     if r.budget_tokens > limit:
         raise ConfigError(
             f"rollout.budget_tokens={r.budget_tokens} is over the context of {limit} tokens (model.max_context_tokens). "
             f"Give at most {r.max_response_tokens} (rollout.max_response_tokens); that many means no partial rollouts."
-        )
-
-
-def _kv_cache_holds_context(cfg: RunConfig, model: Mapping) -> None:
-    """CPU engines get a fixed number of bytes; GPU engines take what rollout.gpu_memory_utilization leaves."""
-    if not _engines_on_cpu(cfg):
-        return
-    if is_latent(model):
-        numbers = int(model["kv_lora_rank"]) + int(model["qk_rope_head_dim"])  # on every tensor-parallel worker
-    else:
-        numbers = 2 * (kv_heads(model) // cfg.rollout.tensor_parallel) * head_dim(model)
-    bytes_per_token = int(model["num_hidden_layers"]) * numbers * (4 if cfg.model.dtype == "float32" else 2)
-    needed = bytes_per_token * cfg.model.max_context_tokens
-    if needed > cfg.rollout.kv_cache_bytes:
-        raise ConfigError(
-            f"rollout.kv_cache_bytes={cfg.rollout.kv_cache_bytes} cannot hold one sequence of model.max_context_tokens="
-            f"{cfg.model.max_context_tokens} tokens, which takes {needed} bytes on CPU. Give at least that, and that times the "
-            "sequences that should run at once to be quick; or cluster.device=cuda on GPU nodes."
-        )
-
-
-def _engines_on_cpu(cfg: RunConfig) -> bool:
-    return not (cfg.cluster.device == "cuda" or (cfg.cluster.device == "auto" and cfg.cluster.gpus_per_node))
-
-
-def _latent_attention_runs(cfg: RunConfig, model: Mapping) -> None:
-    """vLLM's CPU kernel for latent attention is compiled for one size only, and finds out at the first request."""
-    if not is_latent(model) or not _engines_on_cpu(cfg):
-        return
-    for key, size in (("kv_lora_rank", 512), ("qk_rope_head_dim", 64)):
-        if model.get(key) != size:
-            raise ConfigError(
-                f"{key} of the model's config.json is {model.get(key)!r}, but vLLM's CPU engines run latent attention with "
-                f"{size} only, as in DeepSeek-V3 and Moonlight. Use such a model, or cluster.device=cuda on GPU nodes."
-            )
-    if cfg.rollout.block_size != 16:
-        raise ConfigError(
-            f"rollout.block_size={cfg.rollout.block_size}, but vLLM's CPU engines run latent attention with blocks of 16 only. "
-            "Give rollout.block_size=16."
-        )
-
-
-def _repetition_is_sane(cfg: RunConfig, _: Mapping) -> None:
-    p = cfg.rollout.repetition
-    if p.enabled and not (1 <= p.min_period <= p.max_period and p.min_repeats >= 2):
-        raise ConfigError(
-            f"rollout.repetition has min_period={p.min_period}, max_period={p.max_period}, min_repeats={p.min_repeats}; "
-            "needed: 1 <= min_period <= max_period and min_repeats >= 2."
         )
 
 
@@ -200,48 +143,10 @@ def _exports_are_made(cfg: RunConfig, _: Mapping) -> None:
         )
 
 
-def _log_is_installed(cfg: RunConfig, _: Mapping) -> None:
-    for key, wanted, package, off in (
-        ("log.wandb_project", cfg.log.wandb_project is not None, "wandb", "null"),
-        ("log.tensorboard", cfg.log.tensorboard, "tensorboard", "false"),
-    ):
-        if wanted and importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"{key} is {get(cfg, key)!r}, but {package} is not installed. "
-                f"Install it (pip install {package}) or set {key}={off}."
-            )
-
-
-def _devices_suffice(cfg: RunConfig, _: Mapping) -> None:
-    """Trainer ranks have a GPU each, engines `tensor_parallel` each; the two take turns on them."""
-    gpus = cfg.cluster.gpus_per_node
-    if gpus is not None and gpus < 0:
-        raise ConfigError(f"cluster.gpus_per_node is {gpus}, but it must be at least 0. Give 0 or null for nodes without GPUs.")
-    if gpus == 0 and cfg.cluster.device == "cuda":
-        raise ConfigError(
-            "cluster.device is cuda, but cluster.gpus_per_node is 0. Give the GPUs of a node, or cluster.device=cpu."
-        )
-    if not gpus or cfg.cluster.device == "cpu":
-        return
-    ranks, engines, size = cfg.parallel.ranks_per_node, cfg.rollout.engines_per_node, cfg.rollout.tensor_parallel
-    if ranks > gpus:
-        raise ConfigError(
-            f"parallel.ranks_per_node={ranks} is over cluster.gpus_per_node={gpus}: each trainer rank needs a GPU of its own. "
-            f"Give at most {gpus}."
-        )
-    if engines * size > gpus:
-        raise ConfigError(
-            f"rollout.engines_per_node={engines} x rollout.tensor_parallel={size} = {engines * size} GPUs is over "
-            f"cluster.gpus_per_node={gpus}. Lower the number of engines or their size."
-        )
-
-
-def _kernels_have_a_gpu(cfg: RunConfig, _: Mapping) -> None:
-    where = "cluster.device=cpu" if cfg.cluster.device == "cpu" else "cluster.gpus_per_node=0"
-    if cfg.algo.kernels == "triton" and (cfg.cluster.device == "cpu" or cfg.cluster.gpus_per_node == 0):
-        raise ConfigError(
-            f"algo.kernels=triton needs GPUs, but {where}. Give algo.kernels=auto (Triton on GPUs, PyTorch elsewhere) or torch."
-        )
+def _job_is_whole(cfg: RunConfig, _: Mapping) -> None:
+    log_is_installed(cfg.log)
+    ranks_have_gpus(cfg.cluster, cfg.parallel.ranks_per_node)
+    kernels_have_a_gpu(cfg.cluster, "algo.kernels", cfg.algo.kernels)
 
 
 def idle_devices(cfg: RunConfig) -> list[str]:
@@ -261,23 +166,17 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
-    _baseline_needs_samples, _batch_divides, _context_holds_response, _latent_attention_runs, _kv_cache_holds_context,
-    _repetition_is_sane, _data_exists, _custom_reward_is_named, _exports_are_made, _log_is_installed, _devices_suffice,
-    _kernels_have_a_gpu,
+    _baseline_needs_samples, _batch_divides, _engines_suffice, _data_exists, _custom_reward_is_named, _exports_are_made,
+    _job_is_whole,
 )  # fmt: skip
 
 
 def _check_layout(cfg: RunConfig, model: Mapping, nodes: int) -> None:
     """Parallel sizes against the model's shape and the number of ranks."""
     p = cfg.parallel
-    heads, kv = int(model["num_attention_heads"]), int(model.get("num_key_value_heads") or model["num_attention_heads"])
-    for key, size in (("parallel.tensor", p.tensor), ("rollout.tensor_parallel", cfg.rollout.tensor_parallel)):
-        if heads % size or kv % size:
-            fits = [t for t in range(1, kv + 1) if heads % t == 0 and kv % t == 0]
-            raise ConfigError(
-                f"{key}={size} must divide the model's attention heads ({heads}) and key-value heads ({kv}). "
-                f"Allowed: {', '.join(map(str, fits))}."
-            )
+    kv = kv_heads(model)
+    heads_divide("parallel.tensor", p.tensor, model)
+    heads_divide("rollout.tensor_parallel", cfg.rollout.tensor_parallel, model)
     if p.context > 1 and kv % (p.tensor * p.context):
         fits = [c for c in range(1, kv + 1) if kv % (p.tensor * c) == 0]
         raise ConfigError(

@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from k15.config.check import model_config
+from k15.config.job import (
+    context_has_positions,
+    kernels_have_a_gpu,
+    log_is_installed,
+    members_fit,
+    ranks_have_gpus,
+    signal_comes_before_the_end,
+)
 from k15.config.schema import AlgoConfig
 from k15.config.values import CHOICES, require
 from k15.errors import ConfigError
@@ -91,18 +99,12 @@ def check_fit(cfg: Any, stages: Mapping[str, StageConfig]) -> dict[str, object]:
     if not any(stage.epochs for stage in stages.values()):
         raise ConfigError(f"no stage has an epoch, so nothing would be trained. Give {next(iter(stages))}.epochs=1.")
     model = model_config(cfg)
-    limit = model.get("max_position_embeddings")
-    if isinstance(limit, int) and cfg.model.max_context_tokens > limit:
-        raise ConfigError(
-            f"model.max_context_tokens={cfg.model.max_context_tokens} is over the model's max_position_embeddings={limit}. "
-            f"Give at most {limit}."
-        )
-    gpus = cfg.cluster.gpus_per_node
-    if gpus and cfg.cluster.device != "cpu" and cfg.parallel.ranks_per_node > gpus:
-        raise ConfigError(
-            f"parallel.ranks_per_node={cfg.parallel.ranks_per_node} is over cluster.gpus_per_node={gpus}: each trainer rank "
-            f"needs a GPU of its own. Give at most {gpus}."
-        )
+    context_has_positions(cfg.model, model)
+    signal_comes_before_the_end(cfg.cluster)
+    members_fit(cfg.cluster)
+    ranks_have_gpus(cfg.cluster, cfg.parallel.ranks_per_node)
+    kernels_have_a_gpu(cfg.cluster, "fit.kernels", cfg.fit.kernels)
+    log_is_installed(cfg.log)
     return model
 
 

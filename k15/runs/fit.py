@@ -4,8 +4,8 @@ A task reads its data once (all ranks get whole steps from the controller), hold
 """
 
 import hashlib
+import io
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
@@ -24,6 +24,7 @@ from k15.data.mixture import Schedule, Step, even_cuts
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError, TrainerError
 from k15.log import get_logger
+from k15.log.files import atomic_write
 from k15.runs.fit_command import dpo_rows, sft_rows
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
@@ -54,7 +55,8 @@ class Task(ABC):
         context = max(s.context_tokens for s in stages.values() if s.epochs)
         lengths = joined.lengths.reshape(-1, self.units)[self.kept]
         self._check_lengths(lengths, context)
-        self.validation = self._validation(extra, np.flatnonzero(out), context)
+        self.source, self.held = self._held_out(extra, np.flatnonzero(out), context)
+        self.validation = list(self._samples(self.source, self.held))
         sizes = [int((~out[a:b]).sum()) for a, b in pairwise(bounds)]
         self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), cfg.seed)
         self.fingerprint = joined.fingerprint()
@@ -62,14 +64,14 @@ class Task(ABC):
             if count:
                 log.info("%s: %d of %d examples are longer than its context and not seen in it", name, count, len(lengths))
 
-    def _validation(self, extra: Examples | None, out: np.ndarray, context: int) -> list[Sample]:
-        """At most eval.size held-out units that fit `context`. Raises DataError as `_check_lengths`."""
+    def _held_out(self, extra: Examples | None, out: np.ndarray, context: int) -> tuple[Examples, np.ndarray]:
+        """Examples, and which of their units are held out: at most eval.size that fit `context`. Raises as `_check_lengths`."""
         source, numbers = (self.examples, out) if extra is None else (extra, np.arange(len(extra) // self.units))
         lengths = source.lengths.reshape(-1, self.units)[numbers]
         fits = self._check_lengths(lengths, context, "held-out ")
         if not fits.all():
             log.info("%d of %d held-out examples are longer than %d tokens and left out", (~fits).sum(), len(fits), context)
-        return list(self._samples(source, numbers[fits][: self.cfg.eval.size]))
+        return source, numbers[fits][: self.cfg.eval.size]
 
     def _samples(self, source: Examples, numbers: Sequence[int]) -> Iterator[Sample]:
         return (source[self.units * int(n) + i] for n in numbers for i in range(self.units))
@@ -99,9 +101,11 @@ class Task(ABC):
     def batch(self, step: Step) -> list[Sample]:
         return list(self._samples(self.examples, self.kept[step.units]))
 
-    async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
-        """What is needed of the weights as they are at the start; False: stopped before it was all there. `resumed`: the
-        trainer no longer holds those weights. Raises K15Errors."""
+    def check_resumable(self, run_dir: Path) -> None:  # noqa: B027  most need nothing
+        """Raises TrainerError where what was kept of the starting weights is gone, which a resumed run no longer has."""
+
+    async def begin(self, trainer: TrainerClient, run_dir: Path, stopped: Callable[[], bool]) -> bool:
+        """What is needed of the weights as they are at the start; False: stopped before it was all there. Raises K15Errors."""
         return True
 
     @abstractmethod
@@ -146,36 +150,45 @@ class DpoTask(Task):
     def __init__(self, cfg: DpoConfig, tokenizer: TextTokenizer) -> None:
         data = cfg.data
         files = [chain.from_iterable(dpo_rows(cfg, p, tokenizer)) for p in data.paths]
-        extra = Examples(s for p in data.eval_paths for pair in dpo_rows(cfg, p, tokenizer) for s in pair)
-        super().__init__(cfg, files, [1.0] * len(files), extra if data.eval_paths else None)
+        self.extra = Examples(s for p in data.eval_paths for pair in dpo_rows(cfg, p, tokenizer) for s in pair)
+        super().__init__(cfg, files, [1.0] * len(files), self.extra if data.eval_paths else None)
         self.preference = {"beta": cfg.loss.beta, "smoothing": cfg.loss.label_smoothing}
-        self.reference = np.full(len(self.examples) + len(self.validation), np.nan)
+        self.reference = np.full(len(self.examples) + len(self.extra), np.nan)
 
-    async def begin(self, trainer: TrainerClient, run_dir: Path, resumed: bool, stopped: Callable[[], bool]) -> bool:
-        """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
-        data = (self.fingerprint, Examples(self.validation).fingerprint())
+    def _known(self, run_dir: Path) -> tuple[Path, np.ndarray]:
+        """(the file of the reference's log-probs, numbers of those that it lacks); the others are read. No setting of `eval`
+        counts, so that they may change when a run is resumed."""
         assert self.cfg.model.path is not None, "check_dpo asks for a model"
-        key = json.dumps([*data, fingerprint(Path(self.cfg.model.path)), self.cfg.model.dtype])
+        weights = fingerprint(Path(self.cfg.model.path))
+        key = json.dumps([self.fingerprint, self.extra.fingerprint(), weights, self.cfg.model.dtype])
         path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if path.is_file():
             self.reference = np.load(path)
-        missing = np.flatnonzero(~np.isfinite(self.reference))
-        if not len(missing):
-            return True
-        if resumed:
+        return path, np.flatnonzero(~np.isfinite(self.reference))
+
+    def check_resumable(self, run_dir: Path) -> None:
+        """Raises TrainerError where a log-prob of the reference is not there."""
+        path, missing = self._known(run_dir)
+        if len(missing):
             raise TrainerError(
                 f"{path} is missing or incomplete, or the files of {self.cfg.model.path} have changed since it was written, and "
                 "the weights have moved on from the reference. Give another run_dir to start anew."
             )
-        lengths = np.concatenate((self.examples.lengths, [len(s.tokens) for s in self.validation]))[missing]
+
+    async def begin(self, trainer: TrainerClient, run_dir: Path, stopped: Callable[[], bool]) -> bool:
+        """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
+        path, missing = self._known(run_dir)
+        if not len(missing):
+            return True
+        lengths = np.concatenate((self.examples.lengths, self.extra.lengths))[missing]
         for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
             self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[self._numbered(i) for i in chosen])
             self._check_reference(chosen)
             if stopped():
                 break
-        temporary = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(temporary, self.reference)
-        temporary.rename(path)
+        written = io.BytesIO()
+        np.save(written, self.reference)
+        atomic_write(path, written.getvalue())
         return bool(np.isfinite(self.reference).all())  # computed ones are, so False means that a stop came before
 
     def _check_reference(self, numbers: np.ndarray) -> None:
@@ -184,7 +197,7 @@ class DpoTask(Task):
         if not len(bad):
             return
         first, count = int(bad[0]), len(self.examples)
-        row, setting = (first, "data.paths") if first < count else (first - count, "held out")
+        row, setting = (first, "data.paths") if first < count else (first - count, "data.eval_paths")
         raise TrainerError(
             f"under {self.cfg.model.path} the log-prob of the {('chosen', 'rejected')[row % 2]} response of pair {row // 2 + 1} "
             f"({setting}, from 1) is {self.reference[first]}, as {len(bad)} of {len(numbers)} are that were just computed. The "
@@ -192,9 +205,9 @@ class DpoTask(Task):
         )
 
     def _numbered(self, index: int) -> Sample:
-        """In the order of `reference`: all examples, then the validation's."""
+        """In the order of `reference`: all examples, then those of data.eval_paths."""
         count = len(self.examples)
-        return self.examples[index] if index < count else self.validation[index - count]
+        return self.examples[index] if index < count else self.extra[index - count]
 
     async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]:
         units = self.kept[step.units]
@@ -206,7 +219,8 @@ class DpoTask(Task):
     async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
         if not self.validation:
             return {}
-        reference = self.reference[len(self.examples) :].tolist()
+        own = self.reference[: len(self.examples)] if self.source is self.examples else self.reference[len(self.examples) :]
+        reference = own.reshape(-1, 2)[self.held].ravel().tolist()
         found = await trainer.call("preference_loss", samples=self.validation, reference=reference, preference=self.preference)
         return {f"eval_{name}": value for name, value in found.items()} | {"eval_n": len(self.validation) // 2}
 

@@ -36,6 +36,8 @@ async def main(run_dir: Path) -> None:
     async with open_head() as head:
         model_dir = model_folder(cfg, run_dir)
         task = await asyncio.to_thread(TASKS[command], cfg, load_tokenizer(model_dir, chat=cfg.model.chat))
+        checkpoints = Checkpoints(run_dir, cfg.save.keep, FitState)
+        found = resumable(checkpoints, task, run_dir)
         log.info(
             "%d examples (%d held out), %d steps; starting %d trainer ranks", len(task.kept), len(task.validation) // task.units,
             len(task.schedule), cfg.parallel.ranks_per_node * len(head.agents),
@@ -45,10 +47,24 @@ async def main(run_dir: Path) -> None:
                 head.agents, head.rendezvous, head.rendezvous_path, head.store, device=head.device,
                 ranks_per_node=cfg.parallel.ranks_per_node, folders=(run_dir, model_dir),
             )  # fmt: skip
-            fit = Fit(cfg, task, trainer, head, run_dir, Checkpoints(run_dir, cfg.save.keep, FitState))
-            await fit.run()
+            await Fit(cfg, task, trainer, head, run_dir, checkpoints).run(found)
         finally:
             await end_processes(head.agents)
+
+
+def resumable(checkpoints: Checkpoints[FitState], task: Task, run_dir: Path) -> tuple[Path, FitState] | None:
+    """The checkpoint to go on from, if there is one. Raises K15Errors where `task` is not what it was trained on."""
+    found = checkpoints.latest()
+    if found is None:
+        return None
+    folder, state = found
+    if (state.data, state.iterations) != (task.fingerprint, len(task.schedule)):
+        raise DataError(
+            f"the examples are not those that {folder.name} was trained on, so its place among them means nothing. "
+            "Put the files back, or give another run_dir."
+        )
+    task.check_resumable(run_dir)
+    return found
 
 
 @dataclass
@@ -62,14 +78,14 @@ class Fit:
     run_dir: Path
     checkpoints: Checkpoints[FitState]
 
-    async def run(self) -> None:
-        """Resume or begin, go to the last step, export. Raises Interrupted after saving when a stop was requested."""
+    async def run(self, found: tuple[Path, FitState] | None) -> None:
+        """Go on from `found` or begin, to the last step; export. Raises Interrupted after saving when a stop was requested."""
         self.timer = PhaseTimer()
         self.metrics = MetricsWriter(
             self.run_dir, tensorboard=self.cfg.log.tensorboard, wandb_project=self.cfg.log.wandb_project
         )  # fmt: skip
         try:
-            await self._start()
+            await self._start(found)
             await self._steps()
             if self.cfg.save.export_hf:
                 await export_hf(self.trainer, self.head.agents, self.head.store, self.state.iteration, self.run_dir / "hf")
@@ -77,16 +93,10 @@ class Fit:
         finally:
             self.metrics.close()
 
-    async def _start(self) -> None:
+    async def _start(self, found: tuple[Path, FitState] | None) -> None:
         """The weights, and what the task needs of them; as they were where there is a checkpoint."""
-        found = self.checkpoints.latest()
         if found is not None:
             folder, self.state = found
-            if (self.state.data, self.state.iterations) != (self.task.fingerprint, len(self.task.schedule)):
-                raise DataError(
-                    f"the examples are not those that {folder.name} was trained on, so its place among them means nothing. "
-                    "Put the files back, or give another run_dir."
-                )
             log.info("resuming from %s", folder.name)
             await self.trainer.call("load", folder=str(folder / "trainer"))
             self.metrics.resume_at(self.state.iteration + 1)
@@ -95,7 +105,7 @@ class Fit:
             await self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf")
             self.metrics.resume_at(0)
         stop = self.head.stop
-        if not await self.task.begin(self.trainer, self.run_dir, found is not None, stop.is_set):
+        if not await self.task.begin(self.trainer, self.run_dir, stop.is_set):
             raise Interrupted
         if found is None:
             with self.timer.span("eval"):

@@ -1,6 +1,7 @@
 """Conversations as samples, JSONL rows, the held-out split and the schedule of steps: no model, no torch."""
 
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -164,8 +165,22 @@ def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
         (["experiment=sft_tiny", "stages.first.rise=2"], "is a fraction"),
         (["data.paths=[x.jsonl]"], "the tiny model"),
         (["data.paths=[x.jsonl]", "data.arithmetic=5"], "take one"),
+        (["experiment=sft_tiny", "cluster.time_min=1"], "cluster.signal_before_s=120 is not within .* Give at most 59"),
+        (["experiment=sft_tiny", "cluster.etcd_members=3"], "three nodes, but cluster.nodes is 1"),
+        (
+            ["experiment=sft_tiny", "fit.kernels=triton", "cluster.device=cpu"],
+            "fit.kernels=triton needs GPUs, but cluster.device=cpu",
+        ),
+        (["experiment=sft_tiny", "cluster.gpus_per_node=0", "cluster.device=cuda"], "cluster.gpus_per_node is 0"),
+        (["experiment=sft_tiny", "cluster.gpus_per_node=1", "parallel.ranks_per_node=2"], "ranks_per_node=2 is over"),
     ],
 )
 def test_wrong_settings_say_what_to_do(words, message):
     with pytest.raises(ConfigError, match=message):
         check_sft(compose_as(SftConfig, "sft", words))
+
+
+def test_metrics_for_a_package_that_is_missing_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # what an absent package looks like
+    with pytest.raises(ConfigError, match=r"log.tensorboard is True.*pip install tensorboard.*log.tensorboard=false"):
+        check_sft(compose_as(SftConfig, "sft", ["experiment=sft_tiny"]))

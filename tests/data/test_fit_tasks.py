@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
@@ -16,7 +18,10 @@ from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.errors import DataError, TrainerError
 from k15.runs.fit import DpoTask, SftTask
+from k15.runs.fit_controller import resumable
+from k15.runs.state import Checkpoints, FitState
 from k15.runs.trainer_client import TrainerClient
+from k15.types import Sample
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -39,22 +44,32 @@ def dpo(folder: Path, *words: str) -> DpoTask:
 
 def begun(task: DpoTask, folder: Path, value: float, stop_after: int = 99) -> tuple[bool, int]:
     """(what `begin` returns, calls of the trainer) with a rank 0 whose every log-prob is `value`."""
-    ours, theirs = Pipe()
     calls = []
 
-    def rank() -> None:
-        while (found := theirs.recv())[0] == "sequence_logprobs":
-            calls.append(len(found[1]["samples"]))
-            theirs.send(("result", [value] * calls[-1]))
+    def answer(samples: list[Sample]) -> list[float]:
+        calls.append(len(samples))
+        return [value] * len(samples)
+
+    with rank_0(sequence_logprobs=answer) as trainer:
+        return asyncio.run(task.begin(trainer, folder, lambda: len(calls) >= stop_after)), len(calls)
+
+
+@contextmanager
+def rank_0(**commands: Callable[..., object]) -> Iterator[TrainerClient]:
+    """A client whose rank 0, at the other end of its connection, answers `commands`."""
+    ours, theirs = Pipe()
+
+    def serve() -> None:
+        while (found := theirs.recv())[0] in commands:
+            theirs.send(("result", commands[found[0]](**found[1])))
 
     async def alive() -> None:
         return None
 
-    thread = Thread(target=rank)
+    thread = Thread(target=serve)
     thread.start()
     try:
-        begin = task.begin(TrainerClient(ours, alive), folder, False, lambda: len(calls) >= stop_after)
-        return asyncio.run(begin), len(calls)
+        yield TrainerClient(ours, alive)
     finally:
         ours.send(("stop", {}))
         thread.join()
@@ -72,6 +87,51 @@ def test_a_reference_that_is_no_number_ends_the_run_and_a_stop_does_not(tmp_path
     assert begun(task, tmp_path, -5.0) == (True, 0) and set(task.reference) == {-3.0, -4.0}  # what was kept is used
     (tmp_path / "model" / "model.safetensors").write_bytes(b"trained on")
     assert begun(dpo(tmp_path), tmp_path, -5.0)[1] > 1, "other weights, another reference"
+
+
+def test_what_a_resumed_run_cannot_go_on_from_is_known_without_ranks(tmp_path):
+    """Settings of `eval` may change; the examples, and the reference that was kept, may not."""
+    task, run = dpo(tmp_path), tmp_path / "run"
+    checkpoints = Checkpoints(run, 2, FitState)
+    assert resumable(checkpoints, task, run) is None
+    state = FitState(iteration=1, iterations=len(task.schedule), data=task.fingerprint)
+
+    async def nothing(folder: str) -> None:
+        return None
+
+    folder = asyncio.run(checkpoints.write(state, nothing))
+    with pytest.raises(TrainerError, match="reference-.* is missing or incomplete"):
+        resumable(checkpoints, task, run)
+    assert begun(task, run, -3.0)[0]
+    smaller = dpo(tmp_path, "eval.size=1")
+    assert resumable(checkpoints, smaller, run) == (folder, state)
+    assert len(smaller.validation) == 2 < len(task.validation)
+    with pytest.raises(DataError, match="not those that .*-iteration-00001 was trained on"):
+        resumable(checkpoints, dpo(tmp_path, "data.eval_fraction=0.6"), run)
+
+
+@pytest.mark.parametrize("own_files", [False, True])
+def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_path, own_files):
+    """Every log-prob of the reference is that of its own response, wherever the pair is held out."""
+    more = [f"data.eval_paths=[{tmp_path / 'out.jsonl'}]"] if own_files else []
+    pairs = [{"prompt": f"{i}*2=", "chosen": f"#{2 * i}", "rejected": f"#{i}0000"} for i in range(7)]
+    written(tmp_path / "out.jsonl", pairs)
+    task = dpo(tmp_path, "eval.size=3", *more)
+    asked, judged = [], []
+
+    def scores(samples: list[Sample]) -> list[float]:
+        asked.extend(s.tokens for s in samples)
+        return [-float(sum(s.tokens)) for s in samples]
+
+    def loss(samples: list[Sample], reference: list[float], preference: dict[str, float]) -> dict[str, float]:
+        judged.extend((sum(s.tokens), -r) for s, r in zip(samples, reference, strict=True))
+        return {"loss": preference["beta"]}
+
+    with rank_0(sequence_logprobs=scores, preference_loss=loss) as trainer:
+        assert asyncio.run(task.begin(trainer, tmp_path, lambda: False))
+        assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": task.cfg.loss.beta, "eval_n": 3}
+    assert len(asked) == len(set(asked)) == (54 if own_files else 40)
+    assert len(judged) == 6 and all(own == given for own, given in judged)
 
 
 def test_the_two_of_a_pair_count_together(tmp_path):

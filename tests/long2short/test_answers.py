@@ -86,6 +86,15 @@ def tiny(folder) -> list[str]:
         (["reward.judge.url=http://x/v1", "reward.judge.model=m"], "reward.judge.url is 'http://x/v1', but k15 shortest"),
         (["reward.classic.path=export"], "reward.classic.path is 'export'"),
         (["sandbox.url=http://127.0.0.1:9"], "token_file are both needed"),
+        (["rollout.top_p=0"], "rollout.top_p is 0, which leaves no token"),
+        (["rollout.repetition.min_period=9", "rollout.repetition.max_period=4"], "needed: 1 <= min_period <= max_period"),
+        (["rollout.repetition.min_repeats=1"], "min_repeats >= 2"),
+        (["cluster.gpus_per_node=2", "rollout.engines_per_node=4"], "= 4 GPUs is over cluster.gpus_per_node=2"),
+        (["cluster.gpus_per_node=-1"], "cluster.gpus_per_node is -1"),
+        (["rollout.tensor_parallel=3"], "rollout.tensor_parallel=3 must divide"),
+        (["model.dtype=float32", "rollout.kv_cache_bytes=393215"], "cannot hold one sequence .* takes 393216 bytes"),
+        (["rollout.max_response_tokens=192"], "leaves no room for a prompt"),
+        (["cluster.signal_before_s=7200"], "Give at most 3599"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_an_engine_starts(tmp_path, words, message):
