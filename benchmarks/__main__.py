@@ -9,6 +9,7 @@ CPU = {
     "handoff": "weights from a trainer's layout to other nodes and to vLLM, by phase, beside memory copy and TCP",
     "kernels": "log-prob, policy loss and repetition check beside their peers (on a GPU as well)",
     "packing": "seconds and balance of the plan of micro-batches: 8,192 sequences on 64 ranks",
+    "partial": "rollout phase by token budget against waiting for the longest, on the real loop, beside the simulator",
     "plan": "peak memory and step time of real trainer ranks beside what `k15 plan` predicts",
     "reward": "verdicts/s of the mathematics reward, after a gate of right and wrong answers",
     "reward_models": "accuracy of the Classic against the Chain-of-thought reward model, trained and spot-checked here",
