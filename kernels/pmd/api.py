@@ -43,8 +43,7 @@ def pmd_loss(
     logprob, ref_logprob, mask [T] (mask: any dtype, may hold fractions); reward, baseline, weight [S], and
     log_ratio_extra [S], what tokens elsewhere add to the log-ratio. Results are fp32 (fp64 for fp64 inputs).
 
-    backend: "auto" | "triton" | "torch"; float64 always takes the PyTorch path. Triton gives a sequence the same
-    log_ratio and gradient bit for bit wherever it lies in the pack and however `cp_group` splits it.
+    backend: "auto" | "triton" | "torch"; float64 always takes the PyTorch path. Every path repeats bit for bit.
 
     Raises ValueError for tau <= 0, lengths, dtypes or devices that differ, inputs other than logprob that require a
     gradient; on the CPU also for an empty sequence (unless split, see above) and cu_seqlens that do not rise from 0 to
@@ -84,8 +83,7 @@ def segment_log_ratio(
     from . import launch
 
     cu = cu_seqlens.to(torch.int32).contiguous()
-    zero = torch.zeros(cu.shape[0] - 1, device=cu.device)
-    return launch.forward(logprob, ref_logprob, cu, mask, zero, zero, None, None, 1.0, True).log_ratio
+    return launch.own_log_ratio(launch.sums(logprob, ref_logprob, cu, mask).parts, cu, logprob.shape[0])
 
 
 def warm_up(device: torch.device, dtype: torch.dtype = torch.float32, backend: str = "auto") -> str:
@@ -154,14 +152,16 @@ class _TritonLoss(torch.autograd.Function):
         reward, baseline, weight, extra = (
             None if t is None else t.to(torch.float32).contiguous() for t in (reward, baseline, weight, extra)
         )
-        if group is None:
-            results = launch.forward(logprob, ref, cu, mask, reward, baseline, weight, extra, tau, split)
-        else:
-            sums, first = launch.segment_sums(logprob, ref, cu, mask)
-            dist.all_reduce(sums, group=group)  # integers: exact
-            results = launch.finish(sums, first, cu, reward, baseline, weight, extra, tau, logprob.shape[0], split)
-        ctx.save_for_backward(cu, results.coefficient, results.first, mask)
-        ctx.like = (logprob.shape[0], logprob.dtype)
+        tokens = logprob.shape[0]
+        sums = launch.sums(logprob, ref, cu, mask)
+        parts = sums.parts
+        if group is not None:
+            whole = launch.own_log_ratio(parts, cu, tokens)
+            dist.all_reduce(whole, group=group)
+            parts, extra = None, whole if extra is None else whole + extra
+        results = launch.finish(parts, cu, reward, baseline, weight, extra, tau, tokens, split)
+        ctx.save_for_backward(cu, results.coefficient, sums.first, mask)
+        ctx.like = (tokens, logprob.dtype)
         ctx.set_materialize_grads(False)  # a gradient that nobody asked for costs no launch
         return results.loss, results.log_ratio
 
