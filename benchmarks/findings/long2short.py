@@ -3,7 +3,7 @@
     long-SEED       RL without the length reward: answers get long. The base is the checkpoint that `k15 eval best` names;
                     the short model is the one before RL, which mostly answers at once
     merge-SEED      average of the two
-    sft-SEED        shortest of 8 right answers of the base, learned by the base;  merge_sft-SEED: the same from the merge
+    sft-SEED        shortest of 8 right answers of the base, learned by the base
     dpo-SEED        pairs of the same answers
     rl-SEED         long2short RL: length reward on, half the maximum length
 
@@ -30,10 +30,10 @@ GATE = 0.01  # accuracy of the base: measured here against the run's own evaluat
 COMMON = ("experiment=arithmetic", "cluster=local", "reward.length.weight=0", "rollout.budget_tokens=96")
 LONG_RUN = ("algo.iterations=15", "save.exports=all", "save.keep=1", "log.tensorboard=false", "log.rollouts=false")
 SHORT_RUN = ("experiment=long2short", "cluster=local", "rollout.max_response_tokens=48",
-             "rollout.budget_tokens=48", "algo.iterations=10", "eval.every=10", "save.every=10", "save.keep=1",
+             "rollout.budget_tokens=48", "algo.iterations=10", "eval.every=10", "eval.size=64", "save.every=10", "save.keep=1",
              "log.tensorboard=false", "log.rollouts=false")  # fmt: skip
-ASKED = ("experiment=shortest_tiny", "cluster=local", "data.train_size=1024")
-LEARNED = ("experiment=sft_tiny", "cluster=local", "data.arithmetic=0", "stages.first.epochs=3", "stages.first.batch_tokens=2048",
+ASKED = ("experiment=shortest_tiny", "cluster=local", "data.train_size=512")
+LEARNED = ("experiment=sft_tiny", "cluster=local", "data.arithmetic=0", "stages.first.epochs=5", "stages.first.batch_tokens=2048",
            "stages.first.lr=3e-4", "stages.first.final_lr=3e-5", "stages.second.epochs=0", "log.tensorboard=false")  # fmt: skip
 PREFERRED = ("experiment=dpo_tiny", "cluster=local", "stage.batch_tokens=8192", "log.tensorboard=false")
 SMALL = ("eval.size=32", "algo.prompts_per_iteration=8", "algo.samples_per_prompt=4")
@@ -55,26 +55,19 @@ def base_name(out: Path, seed: int) -> str:
 
 def short_jobs(seed: int, base: str, small: bool) -> list[Job]:
     """All methods, from `base` (below OUT/runs)."""
-    long, merged = f"{{runs}}/{base}", f"{{runs}}/merge-{seed}"
+    long, asked = f"{{runs}}/{base}", f"shortest-{seed}"
+    before = f"{{runs}}/{export_folder(Path(f'long-{seed}'), 0)}"
     few, fewer = (SMALL_ASKED, SMALL) if small else ((), ())
 
-    def ask(name: str, model: str, needs: tuple[str, ...]) -> Job:
-        return Job(name, ("shortest", *ASKED, f"seed={seed}", f"run_dir={{runs}}/{name}", f"model.path={model}", *few), needs)
+    def own(name: str, command: str, *words: str, needs: tuple[str, ...] = ()) -> Job:
+        return Job(name, (command, *words, f"seed={seed}", f"run_dir={{runs}}/{name}", f"model.path={long}"), needs)
 
-    def fit(name: str, command: str, words: tuple[str, ...], model: str, asked: str, rows: str) -> Job:
-        paths = f"data.paths=[{{runs}}/{asked}/{rows}.jsonl]"
-        return Job(name, (command, *words, f"seed={seed}", f"run_dir={{runs}}/{name}", f"model.path={model}", paths), (asked,))
-
-    asked, merge_asked = f"shortest-{seed}", f"merge_shortest-{seed}"
-    short = f"{{runs}}/{export_folder(Path(f'long-{seed}'), 0)}"
     return [
-        Job(f"rl-{seed}", ("rl", *SHORT_RUN, f"seed={seed}", f"run_dir={{runs}}/rl-{seed}", f"model.path={long}", *fewer)),
-        ask(asked, long, ()),
-        Job(f"merge-{seed}", ("merge", long, short, "--out", merged)),
-        fit(f"sft-{seed}", "sft", LEARNED, long, asked, "shortest"),
-        fit(f"dpo-{seed}", "dpo", PREFERRED, long, asked, "pairs"),
-        ask(merge_asked, merged, (f"merge-{seed}",)),
-        fit(f"merge_sft-{seed}", "sft", LEARNED, merged, merge_asked, "shortest"),
+        own(f"rl-{seed}", "rl", *SHORT_RUN, *fewer),
+        own(asked, "shortest", *ASKED, *few),
+        Job(f"merge-{seed}", ("merge", long, before, "--out", f"{{runs}}/merge-{seed}")),
+        own(f"sft-{seed}", "sft", *LEARNED, f"data.paths=[{{runs}}/{asked}/shortest.jsonl]", needs=(asked,)),
+        own(f"dpo-{seed}", "dpo", *PREFERRED, f"data.paths=[{{runs}}/{asked}/pairs.jsonl]", needs=(asked,)),
     ]
 
 
@@ -83,8 +76,7 @@ def models(out: Path, seed: int, base: str) -> list[Model]:
     runs = out / "runs"
     folders = {
         SHORT: export_folder(runs / f"long-{seed}", 0), LONG: runs / base, "merge": runs / f"merge-{seed}",
-        "shortest": runs / f"sft-{seed}" / "hf", "merge_shortest": runs / f"merge_sft-{seed}" / "hf",
-        "dpo": runs / f"dpo-{seed}" / "hf", "rl": runs / f"rl-{seed}" / "hf",
+        "shortest": runs / f"sft-{seed}" / "hf", "dpo": runs / f"dpo-{seed}" / "hf", "rl": runs / f"rl-{seed}" / "hf",
     }  # fmt: skip
     return [(f"{method}-{seed}", seed, folder) for method, folder in folders.items()]
 

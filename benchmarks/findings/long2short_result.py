@@ -17,7 +17,6 @@ METHODS = {
     SHORT: "short model",
     "merge": "merge",
     "shortest": "shortest rejection sampling",
-    "merge_shortest": "merge + rejection sampling",
     "dpo": "DPO",
     "rl": "long2short RL",
 }
