@@ -31,7 +31,7 @@ class Cluster:
         return done.stdout
 
     def up(self, nodes: int = 2) -> None:
-        lines = self.run(LOCAL / "up", "-n", str(nodes))
+        lines = self.run(LOCAL / "up", "-n", str(nodes), timeout=180)
         found = re.search(r"export SLURM_CONF=(\S+)", lines)
         if found:
             self.env["SLURM_CONF"] = found[1]

@@ -15,10 +15,11 @@ admin_files() {
   mkdir -p "$admin"
   for file in lib.sh clean.sh checks.sh; do install -m 644 "$HERE/../admin/$file" "$admin/$file"; done
   for file in prolog epilog health accounts; do install -m 755 "$HERE/../admin/$file" "$admin/$file"; done
-  # what a test changed stays
-  [[ -f $admin/site.env ]] || sed -e "s#^K15_LOG=[^ ]*#K15_LOG=$DIR/log/k15-node.log#" -e 's#"/:2 .*"#"/dev/shm:0"#' \
-    "$HERE/../admin/site.env" >"$admin/site.env.new" && echo "export SLURM_CONF=$CONF" >>"$admin/site.env.new" &&
-    mv "$admin/site.env.new" "$admin/site.env"
+  if [[ ! -f $admin/site.env ]]; then # what somebody changed stays
+    sed -e "s#^K15_LOG=[^ ]*#K15_LOG=$DIR/log/k15-node.log#" -e 's#"/:2 .*"#"/dev/shm:0"#' "$HERE/../admin/site.env" >"$admin/site.new"
+    echo "export SLURM_CONF=$CONF" >>"$admin/site.new"
+    mv "$admin/site.new" "$admin/site.env"
+  fi
   sed -e "s#/etc/slurm/k15/#$admin/#" -e "s/=slurmdb\$/=$(admin_address)/" \
     -e 's/^HealthCheckInterval=.*/HealthCheckInterval=3/' -e "s/^SlurmdTimeout=.*/SlurmdTimeout=$TIMEOUT_S/" \
     -e 's/^KillWait=.*/KillWait=10/' -e 's/^PreemptExemptTime=.*/PreemptExemptTime=00:00:00/' \
