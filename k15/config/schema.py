@@ -262,11 +262,12 @@ class ClusterConfig:
 class WeightsConfig:
     """The hand-off of weights to the engines (report 2.6.3).
 
-    `transport` auto: HTTP between agents, with Mooncake timed beside it where there is RDMA. `spare`: a version's shared
-    memory is kept for the next but one, which makes the hand-off several times faster, for twice the memory between hand-offs.
+    `transport` auto: HTTP between agents, with Mooncake timed beside it where there is RDMA, MPI where the job's tasks were
+    started as one MPI world (SLURM_MPI_TYPE). mpi: with a fixed allocation only, `k15 scale` is refused. `spare`: a version's
+    shared memory is kept for the next but one, which makes the hand-off several times faster, for twice the memory between.
     """
 
-    transport: str = "auto"  # auto | http | mooncake
+    transport: str = "auto"  # auto | http | mooncake | mpi
     spare: bool = True
 
 

@@ -44,6 +44,11 @@ def _transport_is_installed(cfg: RunConfig) -> None:
             "weights.transport=mooncake needs the package mooncake-transfer-engine (without CUDA: "
             "mooncake-transfer-engine-non-cuda), which is not installed. Install it, or give weights.transport=http."
         )
+    if cfg.weights.transport == "mpi" and importlib.util.find_spec("mpi4py") is None:
+        raise ConfigError(
+            "weights.transport=mpi needs the package mpi4py and an MPI library (pip: mpich), which are not installed. "
+            "Install them, or give weights.transport=http."
+        )
 
 
 def _members_fit(cfg: RunConfig) -> None:

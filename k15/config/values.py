@@ -21,7 +21,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "cluster.kind": ("auto", "slurm", "local"),
     "cluster.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16"),
-    "weights.transport": ("auto", "http", "mooncake"),
+    "weights.transport": ("auto", "http", "mooncake", "mpi"),
     "reward.classic.asks": ("rejected", "all"),
     "reward.classic.device": ("auto", "cpu", "cuda"),
     "sandbox.backend": ("auto", "crun", "bubblewrap"),

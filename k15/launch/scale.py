@@ -64,10 +64,15 @@ def run_folder(given: str) -> Path:
 def settings(run: Path, words: Sequence[str]) -> ClusterConfig:
     """The run's cluster settings with the words `cluster.NAME=value`. Raises ConfigError."""
     try:
-        cluster = from_yaml((run / "config.yaml").read_text()).cluster
+        cfg = from_yaml((run / "config.yaml").read_text())
     except ConfigError as error:
         raise ConfigError(f"{run} is no run of `k15 rl`, the only command with rollouts to scale: {error}") from error
-    base = OmegaConf.structured(cluster)
+    if cfg.weights.transport == "mpi":
+        raise ConfigError(
+            f"{run} was started with weights.transport=mpi: its nodes are one MPI world, which no other can join. "
+            "Runs that are to be scaled want weights.transport=auto, http or mooncake."
+        )
+    base = OmegaConf.structured(cfg.cluster)
     for word in words:
         if not re.fullmatch(r"cluster\.\w+=.*", word):
             raise ConfigError(f"{word!r} is not understood; behind the number of nodes come cluster.NAME=value only.")

@@ -28,6 +28,7 @@ from k15.weights.store import Held, Store
 
 log = get_logger("node")
 LEASE_S = 30  # a link that is down for 10 s must not end a node
+AGAIN_S = 5.0
 CONTROLLER = "controller"
 
 
@@ -65,7 +66,9 @@ class Node:
         self._controller: asyncio.subprocess.Process | None = None
         self._rendezvous_path: Path | None = None
         self._leave: asyncio.Task | None = None
+        self._asking: asyncio.Task | None = None
         self._store: Store | None = None
+        self._versions: Versions | None = None
 
     async def run(self) -> int:
         """Returns the exit code of the task: the controller's on the head node, 0 elsewhere unless something was lost."""
@@ -122,9 +125,10 @@ class Node:
 
     def _agent(self, rendezvous: Rendezvous, store: Store) -> Agent:
         rank = self.identity.node_rank
-        versions = Versions(
+        self._versions = versions = Versions(
             store, str(rank), self.segments, rendezvous.token, lambda: {str(r): a["url"] for r, a in read_agents(store).items()},
             transport=self.weights.transport, spare=self.weights.spare,
+            nodes=self.identity.node_count if self.joins is None else None,
         )  # fmt: skip
         return Agent(
             node_rank=rank, address=self.address, token=rendezvous.token, log_dir=self._log_dir(), segment_dir=self.segments,
@@ -137,6 +141,8 @@ class Node:
             role = "train" if self.joins is None else "rollout"
             record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address, "role": role})
             held = await asyncio.to_thread(store.hold, f"agents/{self.identity.node_rank}", record, LEASE_S)
+            assert self._versions is not None
+            await asyncio.to_thread(self._versions.open, url)  # now: what cannot serve is said before anything expensive starts
             log.info("agent of node %d of %d at %s", self.identity.node_rank, self.identity.node_count, url)
             waits = [
                 asyncio.create_task(self.stopping.wait()),
@@ -204,9 +210,9 @@ class Node:
             log.info("asking the controller to let this node go")
             self._leave = asyncio.get_running_loop().create_task(self._ask_to_leave())
         process = self._controller
-        if process is not None and process.returncode is None:
+        if process is not None and process.returncode is None and self._asking is None:
             log.info("signal before the time limit: asking the controller to save")
-            process.send_signal(signal.SIGUSR1)
+            self._asking = asyncio.get_running_loop().create_task(_ask_to_save(process))
 
     async def _ask_to_leave(self) -> None:
         """The controller drains this node's engines, then shuts it down."""
@@ -218,12 +224,21 @@ class Node:
             self.stopping.set()
 
     def _clean(self) -> None:
+        if self._versions is not None:
+            self._versions.close()
         if self._etcd is not None:
             self._etcd.stop()
         if self._rendezvous_path is not None:
             self._rendezvous_path.unlink(missing_ok=True)
         if self._claim is not None:
             self._claim.release()
+
+
+async def _ask_to_save(process: asyncio.subprocess.Process) -> None:
+    """Again and again: a controller that is still starting ignores the signal (k15.child)."""
+    while process.returncode is None:
+        process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(AGAIN_S)
 
 
 def read_agents(store: Store) -> dict[int, dict]:

@@ -19,19 +19,24 @@ COPIES = 3  # segments that a node pulls at once
 class Versions:
     """This node's segments in `directory`. `read_peers` gives the base URL of every living agent by node name.
 
-    `transport`, `spare`: see `WeightsConfig`.
+    `transport`, `spare`: see `WeightsConfig`. `nodes`: how many agents the job has, where all start together; they `open`.
     """
 
     def __init__(
         self, store: Store, node: str, directory: Path, token: str, read_peers: Callable[[], dict[str, str]], *,
-        transport: str = "auto", spare: bool = True,
+        transport: str = "auto", spare: bool = True, nodes: int | None = None,
     ) -> None:  # fmt: skip
         self._store, self._node, self._directory, self._token = store, node, directory, token
-        self._read_peers, self._transport, self._spare = read_peers, transport, spare
+        self._read_peers, self._transport, self._spare, self._nodes = read_peers, transport, spare, nodes
         self._workspace = Workspace(directory, keep=spare)
         self._choice: Choice | None = None  # once this node's own URL is known
         # Not the loop's own threads: peers that wait for each other's files need those.
         self._puller = ThreadPoolExecutor(1, thread_name_prefix="versions")
+
+    def open(self, url: str) -> None:
+        """Start the transports, as the agent at `url`; else the first pull does. Waits for the other agents where a transport
+        is made by all together. Raises WeightsError where the one that was asked for does not serve."""
+        self._choice = open_transports(self._transport, self._token, url, self._nodes)
 
     async def pull(self, version: int) -> dict[str, object]:
         """Make `version` whole here, every checksum looked at: {"paths": local segment files, "bytes_pulled": from peers,
@@ -50,17 +55,18 @@ class Versions:
         if self._node not in peers:
             raise ClusterError(f"node {self._node} is not registered any more: others take it for dead, so it takes no weights")
         if self._choice is None:
-            self._choice = open_transports(self._transport, self._token, peers[self._node])
+            self.open(peers[self._node])
+        choice = self._choice
+        assert choice is not None
         lease = self._store.lease_of(f"agents/{self._node}")
-        copier = Copier(self._store, self._node, self._workspace, self._choice, peers, lease, stop)
+        copier = Copier(self._store, self._node, self._workspace, choice, peers, lease, stop)
         groups = [nearest(same, self._node, self._directory) for same in twins(self._store.manifests(version))]
         turn = sum(self._node.encode()) % len(groups)
 
         def one(same: list[Manifest]) -> tuple[Manifest, int]:
             manifest, nbytes = self._one(copier, same)
-            assert self._choice is not None
-            if nbytes > 0 or self._choice.names != ["http"]:  # who wrote a segment is known to offer it over HTTP
-                record = self._choice.offer(self._directory, manifest)
+            if nbytes > 0 or choice.names != ["http"]:  # who wrote a segment is known to offer it over HTTP
+                record = choice.offer(self._directory, manifest)
                 self._store.add_holder(version, manifest.rank, self._node, record, lease)
             return manifest, nbytes
 
@@ -96,7 +102,7 @@ class Versions:
             self._choice.forget()
 
     def close(self) -> None:
-        """Let go of all memory; the files stay."""
+        """Let go of all memory; the files stay. Nothing pulls any more."""
         self._puller.shutdown()
         if self._choice is not None:
             self._choice.close()

@@ -53,6 +53,12 @@ def test_the_runs_own_settings_but_for_one_node_that_is_not_requeued(run):
     assert (cluster.partition, cluster.time_min, cluster.nodes, cluster.requeue) == ("gpu", 7, 1, False)
 
 
+def test_a_fixed_mpi_world_takes_no_node(run, settings_text):
+    (run / "config.yaml").write_text(settings_text.replace("transport: auto", "transport: mpi"))
+    with pytest.raises(ConfigError, match=r"weights\.transport=mpi.*no other can join"):
+        main(["mine", "+1"])
+
+
 @pytest.mark.parametrize(("word", "wanted"), [("+2", 7), ("-1", 4), ("3", 3), ("9", 9), ("-2", 3), ("+0", 5)])
 def test_numbers(word, wanted):
     assert target(word, training=3, visiting=2) == wanted

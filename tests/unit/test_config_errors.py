@@ -82,7 +82,7 @@ CASES = {
                                ["2 x rollout.tensor_parallel=2 = 4", "gpus_per_node=2"]),
     "two metadata servers": (["cluster.etcd_members=2", "cluster.nodes=4"], ["cluster.etcd_members is 2", "1, or 3"]),
     "more metadata servers than nodes": (["cluster.etcd_members=3", "cluster.nodes=2"], ["three nodes", "cluster.etcd_members=1"]),
-    "weights by pigeon": (["weights.transport=pigeon"], ["weights.transport", "'pigeon'", "auto, http, mooncake"]),
+    "weights by pigeon": (["weights.transport=pigeon"], ["weights.transport", "'pigeon'", "auto, http, mooncake, mpi"]),
     "CUDA without GPUs": (["cluster.gpus_per_node=0", "cluster.device=cuda"], ["cluster.gpus_per_node is 0", "cluster.device=cpu"]),
 }  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_mooncake_reads_another_process_memory(holder, mooncake, tmp_path):
     assert mooncake.offer(tmp_path, manifest) == mooncake.offer(tmp_path, manifest), "registered once"
     path.unlink()
     mooncake.forget()
-    assert not mooncake._offered
+    assert not mooncake._shown.table
     space.close()
 
 

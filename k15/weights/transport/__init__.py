@@ -3,9 +3,10 @@
     same node     no transport: the segment is mapped where it lies (`k15.weights.segments.read_segment`)
     `http`        the agent's own service, sendfile to sockets; needs nothing, wants the job's token
     `mooncake`    Moonshot's transfer engine: RDMA where there is any, TCP else; wants no token (see `mooncake.py`)
+    `mpi`         MPI one-sided reads among the agents of a fixed allocation (see `mpi.py`)
 
 A node that holds a segment publishes a record in the metadata store, with an entry for each transport it offers:
-{"http": base URL, "mooncake": {"session": host:port, "address": int}}.
+{"http": base URL, "mooncake": {"session": host:port, "address": int}, "mpi": {"rank": int, "key": int}}.
 """
 
 import threading
@@ -17,7 +18,7 @@ from k15.errors import WeightsError
 from k15.weights.buffers import Buffer
 from k15.weights.segments import Entry, Manifest
 
-TRANSPORTS = ("http", "mooncake")  # by preference where speeds are equal
+TRANSPORTS = ("http", "mooncake", "mpi")  # by preference where speeds are equal
 STALL_S = 20.0  # a peer that sends nothing for so long is taken for dead; longer than a link's short absence
 
 

@@ -1,7 +1,9 @@
 """Which transport a node uses: the one that is asked for, or the fastest of those that serve, timed on the first bytes."""
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,30 +85,61 @@ class Choice:
             transport.close()
 
 
-def open_transports(wanted: str, token: str, url: str) -> Choice:
-    """The transports for `weights.transport`; `url` is this node's agent. Raises WeightsError where `wanted` cannot serve.
+def open_transports(wanted: str, token: str, url: str, nodes: int | None = None) -> Choice:
+    """The transports for `weights.transport`; `url` is this node's agent, `nodes` the job's number of agents where it is fixed.
+    Raises WeightsError where `wanted` cannot serve.
 
     `auto` is HTTP, with Mooncake beside it only where there is RDMA: over TCP Mooncake serves memory to whoever asks, without
-    the job's token, and is slower.
+    the job's token, and is slower. MPI is timed beside them where the job's tasks were started as one MPI world on purpose.
     """
     assert wanted in ("auto", *TRANSPORTS), wanted
     transports: list[Transport] = []
     if wanted in ("auto", "http"):
         transports.append(Http(token, url))
     if wanted == "mooncake" or (wanted == "auto" and rdma_devices()):
-        try:
-            from k15.weights.transport.mooncake import Mooncake
-
-            transports.append(Mooncake(urlsplit(url).hostname or "", rdma_devices()))
-        except (ImportError, WeightsError) as error:
-            if wanted == "mooncake":
-                raise WeightsError(
-                    f"weights.transport=mooncake: the transfer engine does not start: {error}. Install "
-                    "mooncake-transfer-engine (without CUDA: mooncake-transfer-engine-non-cuda) and the system's "
-                    "libibverbs1, libnuma1 and libcurl4, or give weights.transport=http."
-                ) from error
-            log.warning("there is RDMA, but Mooncake does not start (%s); weights go over HTTP", error)
+        _add(transports, wanted, "mooncake", lambda: _mooncake(url))
+    if wanted == "mpi" or (wanted == "auto" and nodes is not None and nodes > 1 and in_mpi_world()):
+        _add(transports, wanted, "mpi", lambda: _mpi(nodes))
     return Choice(transports)
+
+
+_REMEDIES = {
+    "mooncake": "Install mooncake-transfer-engine (without CUDA: mooncake-transfer-engine-non-cuda) and the system's "
+    "libibverbs1, libnuma1 and libcurl4",
+    "mpi": "Install mpi4py and an MPI library that srun can start (pip: mpich), start the job's tasks as one MPI world "
+    "(SLURM_MPI_TYPE=pmi2)",
+}
+
+
+def _add(transports: list[Transport], wanted: str, name: str, make: Callable[[], Transport]) -> None:
+    """Raises WeightsError where `wanted` is this very transport and it does not start; `auto` goes on without it."""
+    try:
+        transports.append(make())
+    except (ImportError, RuntimeError) as error:  # RuntimeError: WeightsError, and mpi4py without an MPI library
+        if wanted == name:
+            raise WeightsError(
+                f"weights.transport={name}: it does not start: {error}. {_REMEDIES[name]}, or give weights.transport=http."
+            ) from error
+        log.warning("the transport %s does not start (%s); weights go over HTTP", name, error)
+
+
+def _mooncake(url: str) -> Transport:
+    from k15.weights.transport.mooncake import Mooncake
+
+    return Mooncake(urlsplit(url).hostname or "", rdma_devices())
+
+
+def _mpi(nodes: int | None) -> Transport:
+    from k15.weights.transport.mpi import Mpi
+
+    return Mpi(nodes)
+
+
+def in_mpi_world() -> bool:
+    """Did somebody ask srun for MPI (a cluster's default alone is not asked for), and are there several ranks?"""
+    sizes = (os.environ.get(name, "1") for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    many = any(size.isdigit() and int(size) > 1 for size in sizes) or "PMIX_RANK" in os.environ
+    return many and os.environ.get("SLURM_MPI_TYPE", "none") != "none"
 
 
 def rdma_devices() -> list[str]:

@@ -4,11 +4,6 @@ Mooncake's peer-to-peer handshake knows no password: who reaches its port reads 
 own network only; `auto` does so for RDMA alone.
 """
 
-import ctypes
-import mmap
-import os
-import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +13,9 @@ from mooncake.engine import TransferEngine
 from k15.errors import WeightsError
 from k15.weights.segments import Entry, Manifest
 from k15.weights.transport import Sink, TransferError
+from k15.weights.transport.shown import Mapped, Shown, address_of
 
 BLOCK_BYTES = 64 << 20
-
-
-@dataclass(eq=False)
-class _Offered:
-    """A segment of this node, mapped and registered."""
-
-    fd: int
-    map: mmap.mmap
-    address: int
 
 
 class Mooncake:
@@ -43,44 +30,24 @@ class Mooncake:
         if self._engine.initialize(host, "P2PHANDSHAKE", self.protocol, ",".join(devices)) != 0:
             raise WeightsError(f"Mooncake refused to start on {host} over {self.protocol}")
         self._session = f"{host}:{self._engine.get_rpc_port()}"
-        self._offered: dict[int, _Offered] = {}  # by inode: memory that is written again is registered already
-        self._lock = threading.Lock()
+        self._shown = Shown(self._register, lambda gone: self._engine.unregister_memory(gone.address))
 
     def offer(self, directory: Path, manifest: Manifest) -> dict[str, Any] | None:
         if manifest.nbytes == 0:
             return None
-        with self._lock:
-            fd = os.open(directory / manifest.file, os.O_RDWR | os.O_CLOEXEC)  # for writing, since ctypes wants that
-            inode = os.fstat(fd).st_ino
-            known = self._offered.get(inode)
-            if known is not None and len(known.map) >= manifest.nbytes:
-                os.close(fd)
-            else:
-                if known is not None:
-                    self._withdraw(inode)
-                known = self._offered[inode] = self._register(fd, manifest.nbytes)
-        return {"session": self._session, "address": known.address}
+        _, shown = self._shown.show(directory, manifest)
+        return {"session": self._session, "address": shown.address}
 
-    def _register(self, fd: int, nbytes: int) -> _Offered:
-        mapped = mmap.mmap(fd, nbytes)
-        address = _address(memoryview(mapped))
-        if self._engine.register_memory(address, nbytes) != 0:
-            mapped.close()
-            os.close(fd)
+    def _register(self, mapped: Mapped) -> None:
+        nbytes = len(mapped.map)
+        if self._engine.register_memory(mapped.address, nbytes) != 0:
             raise WeightsError(f"Mooncake could not register {nbytes} bytes; is the limit of locked memory (ulimit -l) too low?")
-        return _Offered(fd, mapped, address)
-
-    def _withdraw(self, inode: int) -> None:
-        gone = self._offered.pop(inode)
-        self._engine.unregister_memory(gone.address)
-        gone.map.close()
-        os.close(gone.fd)
 
     def read(self, offered: dict[str, Any], sink: Sink, entries: list[Entry]) -> None:
         first, last = entries[0].offset, entries[-1].offset + entries[-1].nbytes
         window = sink.buffer.window(first, last - first)
         assert window is not None, "the destination is not mapped"
-        address = _address(window) if last > first else 0
+        address = address_of(window) if last > first else 0
         if last > first and self._engine.register_memory(address, last - first) != 0:
             raise TransferError(f"Mooncake could not register {last - first} bytes to receive")
         try:
@@ -103,15 +70,7 @@ class Mooncake:
         sink.arrived(entry, xxhash.xxh3_64_intdigest(window), offered["session"])
 
     def forget(self) -> None:
-        with self._lock:
-            for inode in [i for i, o in self._offered.items() if os.fstat(o.fd).st_nlink == 0]:
-                self._withdraw(inode)
+        self._shown.forget()
 
     def close(self) -> None:
-        with self._lock:
-            for inode in list(self._offered):
-                self._withdraw(inode)
-
-
-def _address(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+        self._shown.close()
