@@ -12,6 +12,7 @@ from k15.config.commands import COMMANDS
 from k15.config.values import check_names
 from k15.config.words import quoted
 from k15.errors import ConfigError, K15Error, unknown_name
+from k15.launch.hetjob import check_rollout_nodes
 from k15.launch.local import adopt
 
 PLAIN = {
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return import_module("k15.eval.efficiency").main(rest[1:])
         if command == "reward_model" and rest[:1] == ["compare"]:
             return import_module("k15.runs.reward_model").compare(rest[1:])
+        if command in COMMANDS and "K15_HET_GROUP" in os.environ:
+            return import_module("k15.runs.join").within_job(command, rest)
         if command in COMMANDS:
             return run_hydra(command, rest)
         if command == "launch" and rest and rest[0] in COMMANDS and not asks:
@@ -81,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     check_points(stage.command, list(stage.settings), multirun=False, submitted=True)
         if command in SLURM and not asks:
             adopt()
+        if command == "status" and "--cost" in rest:
+            return import_module("k15.launch.cost").main(rest)
         if command in PLAIN:
             return import_module(PLAIN[command]).main(rest)
         raise unknown_name("the command", command, [*COMMANDS, *PLAIN])
@@ -132,6 +137,7 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
     for point in _points(own, sampled) if multirun else [own]:
         cfg = compose_as(COMMANDS[command], command, point)
         check_names(cfg.name, cfg.run_dir)
+        check_rollout_nodes(cfg.cluster, command, submitted=submitted, multirun=multirun, dry_run=cfg.dry_run)
         folders[cfg.run_dir] += 1
         shapes.add(repr(cfg.cluster))
         if multirun and cfg.run_dir is not None and folders[cfg.run_dir] > 1:

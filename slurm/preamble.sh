@@ -106,8 +106,12 @@ k15_container() {
 #   which is what peer access between the node's ranks needs;
 #   --cpu-bind warns where the task plugin has no affinity, so it is given only where there is one.
 # K15_BIND replaces the binding, for example K15_BIND="--cpu-bind=none" or "--cpu-bind=ldoms --mem-bind=local".
+# GROUP, of a heterogeneous job: its part of that number, in place of the first.
 k15_srun() {
-  local bind=()
+  local bind=() part=() nodes=SLURM_JOB_NUM_NODES cpus=SLURM_CPUS_PER_TASK
+  if ((${1:-0})); then
+    part=(--het-group="$1") nodes+=_HET_GROUP_$1 cpus+=_HET_GROUP_$1
+  fi
   if [[ -n ${K15_BIND:-} ]]; then
     read -ra bind <<<"$K15_BIND"
   else
@@ -115,7 +119,7 @@ k15_srun() {
     ! scontrol show config | grep -q '^TaskPlugin .*affinity' || bind+=(--cpu-bind=cores)
   fi
   # No node is killed because another one ended: on the signal all save. Those left after 300 s are.
-  K15_SRUN=(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
+  K15_SRUN=(srun "${part[@]}" --nodes="${!nodes}" --ntasks-per-node=1 --cpus-per-task="${!cpus:-1}"
     --kill-on-bad-exit=0 --wait=300 "${bind[@]}")
 }
 
@@ -139,17 +143,46 @@ k15_node() {
   k15_wait "$command"
 }
 
+# COMMAND as a step of the part GROUP of the job. The parts after the first are nodes for rollout only, which COMMAND learns from
+# K15_HET_GROUP; the run takes them in (k15.runs.join), and tells them to end.
+k15_step() {
+  local group=$1
+  shift
+  ((group == 0)) || export K15_HET_GROUP=$group
+  k15_srun "$group"
+  exec "${K15_SRUN[@]}" "${K15_WRAP[@]}" \
+    bash -c "$(declare -f k15_wait k15_node); k15_node \"\$@\"" k15_node "${K15_INSIDE[@]}" "$@"
+}
+
+# After the command on the first part has ended with $1: the steps $2... of the other parts end within a minute, or are ended.
+k15_end_parts() {
+  local left step
+  left=$(($1 == 0 || $1 == K15_REQUEUE_CODE ? 60 : 0))
+  for step in "${@:2}"; do
+    for (( ; left > 0; left--)); do
+      kill -0 "$step" 2>/dev/null || break
+      sleep 1
+    done
+    ! kill "$step" 2>/dev/null || echo "k15: nodes for rollout only were ended with the run" >&2
+    wait "$step"
+  done
+}
+
 k15_job() {
-  local step code
+  local step code group parts=()
   k15_fabric
   k15_container || return 1
-  k15_srun
-  "${K15_SRUN[@]}" "${K15_WRAP[@]}" \
-    bash -c "$(declare -f k15_wait k15_node); k15_node \"\$@\"" k15_node "${K15_INSIDE[@]}" "$@" &
+  for ((group = 1; group < ${SLURM_HET_SIZE:-1}; group++)); do
+    k15_step "$group" "$@" &
+    parts+=($!)
+  done
+  k15_step 0 "$@" &
   step=$!
   trap 'K15_SIGNALLED=1; kill -USR2 "$step"' USR1
   k15_wait "$step"
   code=$?
+  trap '' USR1
+  k15_end_parts "$code" "${parts[@]}"
   trap - USR1
   if ((code == K15_REQUEUE_CODE)) && scontrol show job "$SLURM_JOB_ID" | grep -q 'Requeue=1'; then
     echo "k15: saved; back into the queue (run $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID ends here)"

@@ -135,8 +135,8 @@ def show(result: dict[str, Any]) -> None:
         s = r["simulator"]
         print(
             f"  budget {r['budget']:3d}: rollout {r['rollout_s']:6.3f} s ({r['shorter']:.2f}x shorter), iteration "
-            f"{r['iteration_s']:6.3f} s, off-policy {r['off_policy']:5.1%} (oldest {r['oldest']})   simulator: {s['rollout_s']:6.3f} s"
-            f"{' (fitted)' if s['fitted'] else ''} {s['shorter']:.2f}x, off-policy {s['off_policy']:5.1%}"
+            f"{r['iteration_s']:6.3f} s, off-policy {r['off_policy']:5.1%} (oldest {r['oldest']})   simulator: "
+            f"{s['rollout_s']:6.3f} s{' (fitted)' if s['fitted'] else ''} {s['shorter']:.2f}x, off-policy {s['off_policy']:5.1%}"
         )  # fmt: skip
     if result["under_load"]:
         print("  TAKEN UNDER LOAD: other processes were busy; the arms took turns, so ratios bear it better than seconds")

@@ -42,7 +42,7 @@ class DataConfig:
     on_bad_row: str = "error"  # error | skip
     train_size: int = 4096  # generated problems (arithmetic)
     eval_size: int = 512
-    families: list[str] = field(default_factory=list)  # empty: all
+    families: list[str] = field(default_factory=list)  # empty: the five of arithmetic
 
 
 @dataclass
@@ -109,6 +109,7 @@ class RolloutConfig:
     block_size: int = 32
     update: str = "in_place"  # in_place | restart
     request_timeout_s: float = 1800.0  # of one segment, its wait in the engine included
+    silence_timeout_s: float = 300.0  # an engine that sends nothing for any of its requests for so long is restarted
     max_retries: int = 3
     canary_tolerance: float | None = None  # mean |engine - trainer| log-prob on the canary; null: 1e-3 fp32, 0.1 bf16
     repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
@@ -256,6 +257,9 @@ class ClusterConfig:
     setup: list[str] = field(default_factory=list)  # shell lines run before the job body
     device: str = "auto"  # auto | cpu | cuda
     etcd_members: int = 1  # 1 | 3: with three, on the first three nodes, one metadata server may be lost
+    rollout_nodes: int = 0  # more nodes, for rollout only, in one heterogeneous Slurm job with the others (`k15 launch rl`)
+    rollout_gpus_per_node: int | None = None  # of those; null: as gpus_per_node
+    rollout_partition: str | None = None  # of those; null: as partition
 
 
 @dataclass

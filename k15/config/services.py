@@ -3,29 +3,19 @@
 import importlib.util
 from urllib.parse import urlsplit
 
+from k15.config.job import members_fit, signal_comes_before_the_end
 from k15.config.schema import RunConfig
 from k15.errors import ConfigError
-
-SLURM_LONGEST_SIGNAL_S = 65535
 
 
 def check_services(cfg: RunConfig) -> None:
     """All of them."""
-    _signal_before_end(cfg)
+    signal_comes_before_the_end(cfg.cluster)
     _sandbox_is_whole(cfg)
     _judge_is_whole(cfg)
     _transport_is_installed(cfg)
-    _members_fit(cfg)
-
-
-def _signal_before_end(cfg: RunConfig) -> None:
-    c = cfg.cluster
-    most = min(60 * c.time_min - 1, SLURM_LONGEST_SIGNAL_S)
-    if c.signal_before_s > most:
-        raise ConfigError(
-            f"cluster.signal_before_s={c.signal_before_s} is not within the time limit of cluster.time_min={c.time_min} minutes: "
-            f"the run would be stopped and requeued as soon as it starts. Give at most {most}."
-        )
+    members_fit(cfg.cluster)
+    _rollout_nodes_fit(cfg)
 
 
 def _sandbox_is_whole(cfg: RunConfig) -> None:
@@ -51,13 +41,34 @@ def _transport_is_installed(cfg: RunConfig) -> None:
         )
 
 
-def _members_fit(cfg: RunConfig) -> None:
-    c = cfg.cluster
-    if c.etcd_members not in (1, 3):
-        raise ConfigError(f"cluster.etcd_members is {c.etcd_members}; allowed: 1, or 3 of which one may be lost.")
-    if c.etcd_members > c.nodes:
+def _rollout_nodes_fit(cfg: RunConfig) -> None:
+    """Nodes for rollout only run the same engines as the others."""
+    c, r = cfg.cluster, cfg.rollout
+    if c.rollout_nodes < 0:
+        raise ConfigError(f"cluster.rollout_nodes is {c.rollout_nodes}, but it must be at least 0. Give 0 for none.")
+    given = [name for name in ("rollout_partition", "rollout_gpus_per_node") if getattr(c, name) is not None]
+    if given and not c.rollout_nodes:
         raise ConfigError(
-            f"cluster.etcd_members=3 needs three nodes, but cluster.nodes is {c.nodes}. Give cluster.etcd_members=1."
+            f"cluster.{given[0]} is given without cluster.rollout_nodes=<their number>. Give that, or leave it out."
+        )
+    if c.rollout_nodes and cfg.weights.transport == "mpi":
+        raise ConfigError(
+            f"cluster.rollout_nodes={c.rollout_nodes} with weights.transport=mpi: the nodes that train are one MPI world, that no "
+            "other can join. Give weights.transport=auto, http or mooncake."
+        )
+    gpus = c.rollout_gpus_per_node
+    if gpus is None or c.device == "cpu":
+        return
+    needed = r.engines_per_node * r.tensor_parallel if c.device == "cuda" or c.gpus_per_node else 0
+    if gpus < needed:
+        raise ConfigError(
+            f"cluster.rollout_gpus_per_node={gpus}, but rollout.engines_per_node={r.engines_per_node} x rollout.tensor_parallel="
+            f"{r.tensor_parallel} need {needed} GPUs on every node. Give at least that, or fewer or smaller engines."
+        )
+    if gpus and not needed:
+        raise ConfigError(
+            f"cluster.rollout_gpus_per_node={gpus}, but the nodes that train have no GPU (cluster.gpus_per_node); engines are "
+            "alike on all nodes. Give cluster.gpus_per_node, or leave it out."
         )
 
 

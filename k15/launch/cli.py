@@ -13,6 +13,8 @@ USAGE = f"""usage: k15 launch COMMAND [name=value ...] [--dry-run]
 
 Checks the settings, then submits COMMAND ({", ".join(COMMANDS)}) as a job, to Slurm where one answers, else to this machine.
 cluster.* holds the job's options: cluster.nodes=2 cluster.gpus_per_node=8 cluster.partition=gpu cluster.time_min=60
+With rl, cluster.rollout_nodes=4 adds nodes that only sample, as a second part of the same (heterogeneous) Slurm job;
+cluster.rollout_partition and cluster.rollout_gpus_per_node where they are of another kind.
 
   --dry-run   print the batch script instead of submitting it
 
@@ -42,5 +44,6 @@ def main(argv: Sequence[str]) -> int:
         print(dry_run(cfg, command, overrides))
         return 0
     job = submit(cfg, command, overrides)
-    print(f"job {job} on {cfg.cluster.nodes} node(s); see it with: k15 status {job}")
+    more = f" and {cfg.cluster.rollout_nodes} for rollout only" if cfg.cluster.rollout_nodes else ""
+    print(f"job {job} on {cfg.cluster.nodes} node(s){more}; see it with: k15 status {job}")
     return 0

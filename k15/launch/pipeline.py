@@ -1,13 +1,15 @@
 """`k15 launch pipeline [FILE] [STAGE.name=value ...]`: a chain of jobs, each of which starts if the one before it succeeded.
 
 A file names the stages (conf/pipeline/default.yaml); `{STAGE}` in a setting is the run folder of an earlier stage. Slurm
-holds the chain (afterok) and cancels what can never start; the reason stands in pipeline.log and in `k15 status`.
+holds the chain (afterok) and cancels what can never start; the reason stands in pipeline.log and in `k15 status`. What a stage
+that was ended from outside cannot write there, a small last job does (`k15.launch.pipeline_end`).
 """
 
 import json
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +20,14 @@ import yaml
 
 from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, listed, settings
+from k15.config.schema import ClusterConfig
 from k15.config.values import check_names
 from k15.config.words import FREE_TEXT, quoted
-from k15.errors import ClusterError, ConfigError, unknown_name
-from k15.launch.sbatch import render
+from k15.errors import REQUEUE, ClusterError, ConfigError, unknown_name
+from k15.launch.pipeline_end import stops
+from k15.launch.sbatch import options, render
 from k15.launch.status import QUEUED, RUNS, slurm_job
-from k15.launch.submit import POINT, REQUEUE, kind, node_command
+from k15.launch.submit import ENVIRONMENT, POINT, kind, node_command, sbatch
 from k15.log.sweep import is_finished
 
 _HOLE = re.compile(r"(?<!\$)\{([a-zA-Z0-9_]+)\}")  # {STAGE}, but not Hydra's ${setting}
@@ -67,9 +71,9 @@ def main(words: Sequence[str]) -> int:
 def stages(words: Sequence[str]) -> list[Stage]:
     """The stages that `words` describe, composed but for what is known only when they start. Raises ConfigError."""
     words = [w for w in words if w != "--dry-run"]
-    options = [w for w in words if w.startswith("-")]
-    if options:
-        raise ConfigError(f"launch pipeline knows the option --dry-run, but not {options[0]}; settings are STAGE.name=value.")
+    flags = [w for w in words if w.startswith("-")]
+    if flags:
+        raise ConfigError(f"launch pipeline knows the option --dry-run, but not {flags[0]}; settings are STAGE.name=value.")
     named = [w for w in words if "=" not in w]
     if len(named) > 1:
         raise ConfigError(f"launch pipeline takes one file, but {' and '.join(named)} were given.")
@@ -157,13 +161,12 @@ def script(chain: Sequence[Stage], number: int) -> str:
     cluster.setup = [*cluster.setup, f"export {POINT}={shlex.quote(str(stage.folder))}"]
     argv = node_command(stage.command, list(stage.settings))
     body = render(cluster, argv, job_name=f"k15-{stage.name}", log_dir=stage.folder / "logs" / "launch")
-    rest = ", ".join(s.name for s in chain[number + 1 :])
-    stops = f"; the chain stops: {rest} not started" if rest else ""
+    rest = stops([s.name for s in chain[number + 1 :]])
     return body + "\n".join(
         [
             "code=$?",
             f"if ((code != 0 && code != {REQUEUE})); then",
-            f'  echo "k15: stage {stage.name} (job $SLURM_JOB_ID) failed with exit code $code{stops}" |',
+            f'  echo "k15: stage {stage.name} (job $SLURM_JOB_ID) failed with exit code $code{rest}" |',
             f"    tee -a {shlex.quote(str(stage.folder.parent / 'pipeline.log'))}",
             "fi",
             "exit $code",
@@ -195,16 +198,10 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
         (stage.folder / "logs" / "launch").mkdir(parents=True, exist_ok=True)
         after = [f"--dependency=afterok:{jobs[before]}", "--kill-on-invalid-dep=yes"] if before is not None else []
         try:
-            done = subprocess.run(
-                ["sbatch", "--parsable", *after], input=script(chain, number), capture_output=True, text=True, timeout=60
-            )
-            refused = done.stderr.strip() if done.returncode else None
-        except (OSError, subprocess.TimeoutExpired) as error:
-            refused = str(error)
-        if refused is not None:
+            job = jobs[stage.name] = sbatch(script(chain, number), *after)
+        except ClusterError as error:
             _cancel(jobs)
-            raise ClusterError(f"sbatch refused stage {stage.name}, and no stage was left queued: {refused}")
-        job = jobs[stage.name] = done.stdout.strip().split(";")[0]
+            raise ClusterError(f"stage {stage.name}: {error}; no stage was left queued") from error
         log = stage.folder / "logs" / "launch" / f"k15-{stage.name}-{job}.out"
         record = {"job_id": job, "kind": "slurm", "log": str(log), "submitted": time.time(), "words": _words(stage)}
         if before is not None:
@@ -212,12 +209,30 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
         (stage.folder / "job.json").write_text(json.dumps(record) + "\n")
         print(f"{stage.name}: job {job}{f', after {before}' if before is not None else ''}; folder {stage.folder}")
         before = stage.name
+    if jobs:
+        _submit_end(chain[todo[-1]], jobs)
     print(
         "every stage has succeeded"
         if not todo
         else f"see them with: k15 status; what failed: {chain[0].folder.parent}/pipeline.log"
     )
     return jobs
+
+
+def _submit_end(last: Stage, jobs: dict[str, str]) -> None:
+    """The small job behind all others that says in pipeline.log what was ended from outside."""
+    base, own = last.folder.parent, _composed(last).cluster
+    cluster = ClusterConfig(time_min=5, partition=own.partition, account=own.account, qos=own.qos)
+    argv = [sys.executable, "-m", "k15.launch.pipeline_end", str(base), *(f"{name}={job}" for name, job in jobs.items())]
+    asked = [f"#SBATCH --{option}" for option in options(cluster, "k15-pipeline-end", last.folder / "logs" / "launch")]
+    try:
+        sbatch(
+            "\n".join(["#!/bin/bash", *asked, *ENVIRONMENT, shlex.join(argv), ""]),
+            f"--dependency=afterany:{':'.join(jobs.values())}",
+        )
+    except ClusterError as error:
+        print(f"{error} It would have said in pipeline.log which stage was ended from outside; the chain goes on without it.",
+              file=sys.stderr)  # fmt: skip
 
 
 def _words(stage: Stage) -> list[str]:

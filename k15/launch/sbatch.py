@@ -1,7 +1,8 @@
 """A batch script from `cluster.*` settings; its body is slurm/preamble.sh, the same that slurm/rl.sbatch runs."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import k15
@@ -15,6 +16,8 @@ def render(cfg: ClusterConfig, run_command: Sequence[str], *, job_name: str, log
     when the job starts (Slurm does not make it).
     """
     lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in options(cfg, job_name, Path(log_dir)))]
+    if cfg.rollout_nodes:
+        lines += ["#SBATCH hetjob", *(f"#SBATCH --{option}" for option in rollout_options(cfg, job_name))]
     if cfg.setup:
         lines += ["", "# cluster.setup", *cfg.setup]
     lines += ["", preamble().rstrip(), "", f"k15_job {shlex.join(run_command)}", ""]
@@ -23,7 +26,20 @@ def render(cfg: ClusterConfig, run_command: Sequence[str], *, job_name: str, log
 
 def options(cfg: ClusterConfig, job_name: str, log_dir: Path) -> list[str]:
     """sbatch's options without the leading dashes."""
-    given = {
+    own = {"signal": f"B:USR1@{cfg.signal_before_s}", "open-mode": "append", "output": str(log_dir / "%x-%j.out")}
+    return _written(_of_nodes(cfg, job_name) | own, cfg)
+
+
+def rollout_options(cfg: ClusterConfig, job_name: str) -> list[str]:
+    """Those of the second part of a heterogeneous job: its nodes for rollout only. Signal and log are the first part's."""
+    gpus = cfg.gpus_per_node if cfg.rollout_gpus_per_node is None else cfg.rollout_gpus_per_node
+    partition = cfg.partition if cfg.rollout_partition is None else cfg.rollout_partition
+    part = replace(cfg, nodes=cfg.rollout_nodes, gpus_per_node=gpus, partition=partition)
+    return _written(_of_nodes(part, job_name), cfg)
+
+
+def _of_nodes(cfg: ClusterConfig, job_name: str) -> dict[str, object]:
+    return {
         "job-name": job_name,
         "nodes": cfg.nodes,
         "ntasks-per-node": 1,
@@ -34,10 +50,10 @@ def options(cfg: ClusterConfig, job_name: str, log_dir: Path) -> list[str]:
         "partition": cfg.partition,
         "account": cfg.account,
         "qos": cfg.qos,
-        "signal": f"B:USR1@{cfg.signal_before_s}",
-        "open-mode": "append",
-        "output": str(log_dir / "%x-%j.out"),
     }
+
+
+def _written(given: Mapping[str, object], cfg: ClusterConfig) -> list[str]:
     flags = ["requeue" if cfg.requeue else "no-requeue"]
     return [f"{name}={shlex.quote(str(value))}" for name, value in given.items() if value is not None] + flags
 

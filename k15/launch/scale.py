@@ -20,7 +20,8 @@ from k15.config.compose import from_yaml
 from k15.config.schema import ClusterConfig
 from k15.errors import ClusterError, ConfigError, DataError, unknown_name
 from k15.launch.sbatch import render
-from k15.launch.status import QUEUED, RUNS, slurm_job
+from k15.launch.status import QUEUED, RUNS, slurm_job, slurm_parts
+from k15.launch.submit import sbatch
 
 USAGE = """usage: k15 scale RUN_DIR +N | -N | NODES [cluster.NAME=value ...]
 
@@ -40,12 +41,12 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"scale needs a run folder and a number of nodes.\n{USAGE.rstrip()}")
     run = run_folder(argv[0])
     cluster = settings(run, argv[2:])
-    rendezvous, fields = running_job(run)
-    training = int(fields["NumNodes"])
+    rendezvous, parts = running_job(run)
+    training = sum(int(part["NumNodes"]) for part in parts)
     visiting = visitors(run, rendezvous.name)
     wanted = target(argv[1], training, len(visiting))
     if wanted > training + len(visiting):
-        grow(run, rendezvous, cluster, [fields, *visiting.values()], wanted - training - len(visiting))
+        grow(run, rendezvous, cluster, [*parts, *visiting.values()], wanted - training - len(visiting))
     elif wanted < training + len(visiting):
         shrink(visiting, training + len(visiting) - wanted)
     else:
@@ -85,29 +86,30 @@ def settings(run: Path, words: Sequence[str]) -> ClusterConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(merged, ClusterConfig)
-    merged.nodes, merged.requeue = 1, False
+    merged.nodes, merged.requeue, merged.rollout_nodes = 1, False, 0
     return merged
 
 
-def running_job(run: Path) -> tuple[Path, dict[str, str]]:
-    """The rendezvous file of the run's job and what Slurm says of it. Raises ConfigError, ClusterError where it does not run."""
+def running_job(run: Path) -> tuple[Path, list[dict[str, str]]]:
+    """The rendezvous file of the run's job, and what Slurm says of it: of each part, where it is a heterogeneous one (those for
+    rollout only count with those that train: they leave with the job). Raises ConfigError, ClusterError where it does not run."""
     found = sorted(run.glob(".job-*.json"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise ConfigError(f"{run} is not running (a run that has started has a file .job-*.json there); see `k15 status {run}`.")
     named = re.fullmatch(r"\.job-(\d+(?:_\d+)?)-\d+\.json", found[-1].name)
     if named is None:
         raise ConfigError(f"{run} runs outside Slurm, on this machine alone; only a Slurm job can be joined. See `k15 launch`.")
-    fields = slurm_job(named[1])
-    if fields is None:
+    parts = slurm_parts(named[1])
+    if parts is None:
         raise ClusterError("Slurm does not answer, so no node can join. Is SLURM_CONF set? slurm/local/up starts one here.")
-    state = fields.get("JobState", "unknown to Slurm")
+    state = parts[0]["JobState"] if parts else "unknown to Slurm"
     if state != "RUNNING":
         raise ConfigError(f"job {named[1]} of {run} is {state}, not RUNNING: it cannot be scaled. See `k15 status {run}`.")
     if json.loads(found[-1].read_text())["head_address"].startswith("127."):
         raise ClusterError(
             f"job {named[1]} listens on 127.0.0.1 alone, since its host has no other address; it cannot be joined."
         )
-    return found[-1], fields
+    return found[-1], parts
 
 
 def visitors(run: Path, rendezvous: str) -> dict[str, dict[str, str]]:
@@ -151,11 +153,7 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
     script = render(cluster, argv, job_name=f"k15-join-{run.name}", log_dir=folder)
     lists = [job["NodeList"] for job in jobs if job.get("NodeList") not in (None, "", "(null)")]
     for _ in range(count):
-        command = ["sbatch", "--parsable", f"--exclude={','.join(lists)}", f"--chdir={run.parent}"]
-        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60)
-        if done.returncode:
-            raise ClusterError(f"sbatch refused the job: {done.stderr.strip()}")
-        job = done.stdout.strip().split(";")[0]
+        job = sbatch(script, f"--exclude={','.join(lists)}", f"--chdir={run.parent}")
         record = {"joins": rendezvous.name, "submitted": time.time(), "left": False}
         (folder / f"{job}.json").write_text(json.dumps(record) + "\n")
         print(f"job {job} joins {run} for rollout; its log: {folder}/k15-join-{run.name}-{job}.out")

@@ -20,9 +20,10 @@ MARKS = ("config.yaml", "metrics.jsonl", "job.json")
 SHOWN = ("reward_mean", "accuracy", "response_length_mean", "eval_greedy_accuracy")
 QUEUED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 USAGE = """usage: k15 status [RUN_DIR | JOB ...]
+       k15 status --cost [RUN_DIR | JOB ...] [--price P]
 
 No word: a line for each run in runs/ and multirun/. With run folders, names of runs in runs/, or job ids: each in full.
-The log that is named can be followed with tail -f.
+The log that is named can be followed with tail -f. --cost: GPU-hours and energy, from Slurm's accounting.
 """
 
 
@@ -182,7 +183,14 @@ def job_of(folder: Path) -> tuple[str | None, dict[str, object]]:
 
 
 def slurm_job(job: str) -> dict[str, str] | None:
-    """`scontrol show job` as a dict; {} if Slurm does not have the job (any more), None if no Slurm answers."""
+    """`scontrol show job` as a dict (of a heterogeneous job its first part, which runs the script); {} if Slurm does not have
+    the job (any more), None if no Slurm answers."""
+    parts = slurm_parts(job)
+    return parts if parts is None else parts[0] if parts else {}
+
+
+def slurm_parts(job: str) -> list[dict[str, str]] | None:
+    """Each part of a job, one unless it is heterogeneous; [] and None as `slurm_job`."""
     if shutil.which("scontrol") is None:
         return None
     try:
@@ -190,8 +198,8 @@ def slurm_job(job: str) -> dict[str, str] | None:
     except subprocess.TimeoutExpired:
         return None
     if done.returncode:
-        return {} if "Invalid job id" in done.stderr else None
-    return dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+        return [] if "Invalid job id" in done.stderr else None
+    return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in done.stdout.splitlines() if line.startswith("JobId=")]
 
 
 def queue_state(fields: Mapping[str, str]) -> str:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from k15.config.schema import ClusterConfig
-from k15.errors import ClusterError, ConfigError
+from k15.errors import REQUEUE, ClusterError, ConfigError
+from k15.launch.hetjob import check_slurm
 from k15.launch.sbatch import fabric_lines, memory, render
 
 if TYPE_CHECKING:
     from submitit import Job
     from submitit.helpers import DelayedSubmission
 
-REQUEUE = 85  # the exit code that asks for another run; slurm/preamble.sh has the same
 RUNS = Path("runs")
 POINT = "K15_SWEEP_POINT"  # k15.runs.entry has the same: the folder in which a command says that it ended well
 ENVIRONMENT = ["export PYTHONSAFEPATH=1", "export PYTHONUNBUFFERED=1"]  # as in slurm/preamble.sh
@@ -135,6 +135,11 @@ def _refuse_nodes_here(cluster: ClusterConfig, where: str) -> None:
             f"cluster.nodes is {cluster.nodes}, but without Slurm there is this machine only. "
             "Set cluster.nodes=1, or start a cluster on this machine: slurm/local/up."
         )
+    if where == "local" and cluster.rollout_nodes:
+        raise ConfigError(
+            f"cluster.rollout_nodes is {cluster.rollout_nodes}, but without Slurm there is this machine only. "
+            "Leave it out, or start a cluster on this machine: slurm/local/up."
+        )
 
 
 def submit(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
@@ -149,12 +154,36 @@ def submit(cfg: JobConfig, command: str, overrides: Sequence[str]) -> str:
     if where == "local" and run_dir is None:  # in Slurm the run names its folder by its job id, known after submission here
         run_dir = str((RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
         words.append(f"run_dir={run_dir}")
-    job = submit_argv(cfg, node_command(command, words), where)
-    run_path = Path(run_dir).absolute() if run_dir is not None else (RUNS / f"{cfg.name}-{job.job_id}").absolute()
+    if cfg.cluster.rollout_nodes:
+        job_id, log = submit_parts(cfg, node_command(command, words))
+    else:
+        job = submit_argv(cfg, node_command(command, words), where)
+        job_id, log = job.job_id, job.paths.stdout
+    run_path = Path(run_dir).absolute() if run_dir is not None else (RUNS / f"{cfg.name}-{job_id}").absolute()
     run_path.mkdir(parents=True, exist_ok=True)
-    record = {"job_id": job.job_id, "kind": where, "log": str(job.paths.stdout), "submitted": time.time()}
+    record = {"job_id": job_id, "kind": where, "log": str(log), "submitted": time.time()}
     (run_path / "job.json").write_text(json.dumps(record) + "\n")
-    return job.job_id
+    return job_id
+
+
+def submit_parts(cfg: JobConfig, argv: list[str]) -> tuple[str, Path]:
+    """Submits a heterogeneous job, which submitit cannot, as `dry_run` writes it; (its id, its log). Raises ClusterError."""
+    check_slurm()
+    folder, name = _log_dir(cfg).absolute(), f"k15-{cfg.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    job = sbatch(render(cfg.cluster, argv, job_name=name, log_dir=folder))
+    return job, folder / f"{name}-{job}.out"
+
+
+def sbatch(script: str, *options: str) -> str:
+    """Submits a batch script; the job's id. Raises ClusterError with what Slurm says."""
+    try:
+        done = subprocess.run(["sbatch", "--parsable", *options], input=script, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"sbatch refused the job: {error}") from error
+    if done.returncode:
+        raise ClusterError(f"sbatch refused the job: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]
 
 
 def submit_argv(cfg: JobConfig, argv: list[str], where: str) -> "Job":

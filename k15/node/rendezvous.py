@@ -49,12 +49,13 @@ class JobIdentity:
 
     @staticmethod
     def of_visitor() -> "JobIdentity":
-        """Of a node that joins another job for rollout only: its own job id makes its rank, which no other node of that job
-        has. Raises ClusterError outside Slurm."""
-        own = JobIdentity.from_environment()
-        if "SLURM_JOB_ID" not in os.environ:
+        """Of a node that joins a job for rollout only: the id of its own job, or of its part of a heterogeneous one
+        (K15_HET_GROUP), makes its rank, which no other node of that job has. Raises ClusterError outside Slurm."""
+        own, env = JobIdentity.from_environment(), os.environ
+        if "SLURM_JOB_ID" not in env:
             raise ClusterError("only a Slurm job can join a run; submit one with `k15 scale RUN_DIR +1`.")
-        return JobIdentity(own.job, 1000 * int(os.environ["SLURM_JOB_ID"]) + own.node_rank, own.node_count, own.restart)
+        number = env[f"SLURM_JOB_ID_HET_GROUP_{env['K15_HET_GROUP']}" if "K15_HET_GROUP" in env else "SLURM_JOB_ID"]
+        return JobIdentity(own.job, 1000 * int(number) + own.node_rank, own.node_count, own.restart)
 
     @property
     def in_slurm(self) -> bool:

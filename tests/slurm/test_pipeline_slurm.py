@@ -44,13 +44,21 @@ def test_a_failed_stage_stops_the_chain_and_a_second_call_goes_on(slurm_cluster:
     assert scripts.count("#!/bin/bash") == 3 and "--dependency=afterok:JOB_OF_two" in scripts
     assert not (tmp_path / "chain").exists()
 
+    k15(*words, "one.cluster.setup=[sleep 60]")
+    killed, log = jobs()["one"], tmp_path / "chain" / "pipeline.log"
+    slurm_cluster.wait_job(killed, "RUNNING", timeout=60)
+    slurm_cluster.run("scancel", killed)
+    ended = f"k15: stage one (job {killed}) did not end well: CANCELLED (exit 0:15); the chain stops: two, three not started\n"
+    wait_for(lambda: log.exists() and log.read_text() == ended, 90, "the chain's last job")
+
     k15(*words)
     first = jobs()
     assert slurm_cluster.wait_job(first["one"], timeout=90)["JobState"] == "COMPLETED"
     assert slurm_cluster.wait_job(first["two"], timeout=90)["JobState"] == "FAILED"
     assert slurm_cluster.wait_job(first["three"], timeout=60)["JobState"] == "CANCELLED"
-    said = (tmp_path / "chain" / "pipeline.log").read_text()
-    assert said == f"k15: stage two (job {first['two']}) failed with exit code 2; the chain stops: three not started\n"
+    assert log.read_text() == (
+        f"{ended}k15: stage two (job {first['two']}) failed with exit code 2; the chain stops: three not started\n"
+    )
     assert "state      not started: stage two before it: FAILED (exit 2:0)" in k15("status", "chain/three")
     assert "state      finished" in k15("status", "chain/one")
 
