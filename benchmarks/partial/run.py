@@ -2,6 +2,7 @@
 
 --save        keep the result in benchmarks/results
 --small       few iterations: shows that everything works; the figures mean nothing
+--model DIR   a Hugging Face folder to start from (default: the model of `step`, made once, which takes minutes)
 --work DIR    keep the run folder and its log there (default: a temporary folder that goes, but stays after a failure)
 
 One job, whose loops differ in rollout.budget_tokens alone and take turns (controller.py). The gate: as many tokens are sampled in
@@ -40,6 +41,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks partial", description=__doc__, formatter_class=raw)
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--work", type=Path)
     args = parser.parse_args(words)
     work = replace(Work(), budgets=(LONGEST, 32), prompts=4, counted=6) if args.small else Work()
@@ -47,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         loads = [machine.foreign_load()]
-        run(folder, work)
+        run(folder, args.model if args.model is not None else base_model(cache_folder(), ModelWork()), work)
         loads.append(machine.foreign_load())
     except BlockError as error:
         print(f"partial: {error}\nrun folder: {folder}", file=sys.stderr)
@@ -69,10 +71,9 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def run(folder: Path, work: Work) -> None:
+def run(folder: Path, model: Path, work: Work) -> None:
     """The job, to its end. Raises BlockError."""
-    model = base_model(cache_folder(), ModelWork())
-    argv = [sys.executable, "-P", "-m", "benchmarks.partial.job", str(folder / "run"), *work.words(model)]
+    argv = [sys.executable, "-P", "-m", "benchmarks.partial.job", str(folder / "run"), *work.words(model.absolute())]
     env = {k: v for k, v in os.environ.items() if not k.startswith(SLURM)} | ENVIRONMENT
     env |= {"PYTHONPATH": str(machine.ROOT), "K15_BUDGETS": ",".join(map(str, work.budgets))}
     run_logged(argv, env, folder / "job.log", TIMEOUT_S)

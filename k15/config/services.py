@@ -53,8 +53,8 @@ def _rollout_nodes_fit(cfg: RunConfig) -> None:
         )
     if c.rollout_nodes and cfg.weights.transport == "mpi":
         raise ConfigError(
-            f"cluster.rollout_nodes={c.rollout_nodes} with weights.transport=mpi: the nodes that train are one MPI world, that no "
-            "other can join. Give weights.transport=auto, http or mooncake."
+            f"cluster.rollout_nodes={c.rollout_nodes} with weights.transport=mpi: the nodes that train are one MPI world, which "
+            "no other can join. Give weights.transport=auto, http or mooncake."
         )
     gpus = c.rollout_gpus_per_node
     if gpus is None or c.device == "cpu":

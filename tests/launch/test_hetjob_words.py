@@ -61,8 +61,12 @@ def test_where_no_nodes_would_come(
 
 @pytest.mark.parametrize(
     ("scheduler", "version", "said"),
-    [("sched/builtin", "24.05.3", "sched/builtin.*k15 scale"), ("sched/backfill", "19.05.1", "19.05"), ("sched/backfill", "25.05.0", None)],
-)  # fmt: skip
+    [
+        ("sched/builtin", "24.05.3", "sched/builtin.*k15 scale"),
+        ("sched/backfill", "19.05.1", "19.05"),
+        ("sched/backfill", "25.05.0", None),
+    ],
+)
 def test_a_slurm_that_cannot(scheduler: str, version: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").write_text(CONFIG.format(scheduler=scheduler, version=version))
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\ncat {tmp_path}/config\n")
