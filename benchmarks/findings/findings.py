@@ -66,7 +66,7 @@ def accuracy_by_length(curves: Curves) -> Result:
     fits = [slope(points) for points in curves["base"]]
     rise = spread([s for s, _ in fits])
     rows = [[f"run {n}", f"{s:+.2f}", f"{r:.2f}"] for n, (s, r) in enumerate(fits, 1)]
-    rows.append(["all", shown(rise, digits=2, signed=True), shown(spread([r for _, r in fits]), digits=2)])
+    rows.append(["all", shown(rise, digits=2, signed=True), f"{fmean(r for _, r in fits):.2f}"])
     return Result(
         "accuracy_by_length", "Accuracy against response length (Fig. 6)",
         "over a run's checkpoints accuracy rises with the response length, by a straight line.",

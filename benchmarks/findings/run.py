@@ -74,11 +74,12 @@ def _findings(names: Sequence[str], out: Path, args: argparse.Namespace) -> None
     after = machine.cpu_seconds()
     busy = (after[0] - before[0]) / max(after[1] - before[1], 1e-9) * (os.cpu_count() or 1)
     print(f"all runs are there: {time.monotonic() - start:.0f} s, {busy:.1f} cores busy meanwhile", flush=True)
+    others = machine.foreign_load()
     for name in names:
-        _write(name, out, args)
+        _write(name, out, args, others)
 
 
-def _write(name: str, out: Path, args: argparse.Namespace) -> None:
+def _write(name: str, out: Path, args: argparse.Namespace, others: float) -> None:
     """The finding's table to the terminal, its files to OUT (and, with --save, to benchmarks/results)."""
     from benchmarks.findings.findings import ALL  # scipy and matplotlib: after the runs
 
@@ -87,7 +88,8 @@ def _write(name: str, out: Path, args: argparse.Namespace) -> None:
     result = ALL[name](curves)
     names = [job.name for job in jobs([name], args.seeds, args.small)]
     settings = {
-        "seeds": list(args.seeds), "small": args.small, "run_seconds": {n: seconds(out, n) for n in names},
+        "seeds": list(args.seeds), "small": args.small, "cores_in_use_by_others_at_the_end": round(others, 1),
+        "run_seconds": {n: seconds(out, n) for n in names},
         "curves": {arm: [[vars(p) for p in seed] for seed in every] for arm, every in curves.items()},
     }  # fmt: skip
     stems = [out / f"findings-{name}"]
