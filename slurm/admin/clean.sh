@@ -55,7 +55,12 @@ list_live() {
     [[ $job != "${1:-}" ]] || continue
     found=
     for child in $(pgrep -P "$pid"); do
-      uid=$(stat -c %u "/proc/$child" 2>/dev/null) || continue
+      # by its group where that says so; else by the process, but what holds a job between its steps may be root's
+      uid=$(sed -n 's#.*/uid_\([0-9]*\)/job_.*#\1#p' "/proc/$child/cgroup" 2>/dev/null | head -n 1)
+      if [[ -z $uid ]]; then
+        uid=$(stat -c %u "/proc/$child" 2>/dev/null)
+        ((${uid:-0} > 0)) || continue
+      fi
       LIVE_UIDS[$uid]=1 found=1
     done
     [[ -n $found || -n ${LIVE_JOBS[$job]:-} ]] || LIVE_JOBS[$job]=unknown

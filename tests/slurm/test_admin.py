@@ -107,8 +107,8 @@ def submit(box: Cluster, user: str, body: str, *options: str) -> str:
     return box.run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *words).strip()
 
 
-def hold(box: Cluster, user: str, port: int, *names: str, node: str = "n1") -> str:
-    """A job of `user` that holds a port and shared memory; returns when all of it is there."""
+def hold(box: Cluster, user: str, port: int, *names: str, options: tuple[str, ...] = ("-w", "n1")) -> str:
+    """A job of `user` that holds a port and shared memory on n1; returns when all of it is there."""
     folder = box.dir / "jobs"
     if not folder.exists():
         folder.mkdir(mode=0o777)
@@ -116,7 +116,7 @@ def hold(box: Cluster, user: str, port: int, *names: str, node: str = "n1") -> s
         (folder / "holder.py").write_text(HOLDER)
     ready = folder / f"ready-{port}"
     args = " ".join([str(port), str(ready), *names])
-    job = submit(box, user, f"env -i /usr/bin/python3 {folder}/holder.py {args}\nexec sleep 7542", "-w", node)
+    job = submit(box, user, f"env -i /usr/bin/python3 {folder}/holder.py {args}\nexec sleep 7542", *options)
     wait_for(lambda: ready.exists() and ready.read_text(), 60, f"job {job} to hold its port")
     return job
 
@@ -146,7 +146,9 @@ def stop(box: Cluster, *jobs: str) -> None:
 
 def test_a_killed_job_leaves_nothing_and_the_job_of_another_user_stays(nodes: Cluster, users: tuple[str, str]) -> None:
     box, (mine, other) = nodes, users
-    neighbour = hold(box, other, 7702, "psm_neighbour")
+    neighbour = hold(box, other, 7702, "psm_neighbour", options=("-N2", "-n2"))
+    # on n2 the neighbour has no process now, as between two steps
+    inside(box, "n2", "sh", "-c", f"echo >/dev/shm/psm_waits; chown {other} /dev/shm/psm_waits")
     victim = hold(box, mine, 7701, "psm_victim", "sem.victim", "deep/er/file")
     before = traces(box, other, neighbour, 7702)
     assert before == {"groups": True, "processes": True, "files": ["psm_neighbour"], "segments": 1, "port": True}
@@ -167,8 +169,12 @@ def test_a_killed_job_leaves_nothing_and_the_job_of_another_user_stays(nodes: Cl
     log = (box.dir / "log" / "k15-node.log").read_text()
     assert re.search(rf"n1 k15 epilog job {victim}: killed .*{escaped}:python3", log), log
     assert re.search(rf"n1 k15 epilog job {victim}: removed 4 pieces of shared memory", log), log
+    short = submit(box, mine, "echo >/dev/shm/psm_short", "-w", "n2")
+    box.wait_job(short, "COMPLETED")
+    wait_for(lambda: traces(box, mine, short, 0, "n2") == NOTHING, 60, "the epilog of a short job on n2")
+    assert traces(box, other, neighbour, 0, "n2")["files"] == ["psm_waits"]
     stop(box, neighbour)
-    assert traces(box, other, neighbour, 7702) == NOTHING
+    assert traces(box, other, neighbour, 7702) == NOTHING == traces(box, other, neighbour, 0, "n2")
 
 
 def test_a_live_job_of_the_same_user_keeps_what_it_has(nodes: Cluster, users: tuple[str, str]) -> None:
