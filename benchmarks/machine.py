@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -39,12 +40,15 @@ def neutral_name() -> str:
 
 
 def commit() -> str:
-    """The commit, with `-dirty` where tracked files were changed; `unknown` outside a git tree."""
+    """The commit, with `-dirty` where tracked files were changed; outside a git tree, or without git, K15_COMMIT or `unknown`."""
+    known = os.environ.get("K15_COMMIT", "unknown")
+    if shutil.which("git") is None:
+        return known
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
         cwd=Path(__file__).parent,
     )  # fmt: skip
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return done.stdout.strip() if done.returncode == 0 else known
 
 
 def today() -> str:

@@ -175,8 +175,21 @@ def save(name: str, result: dict[str, object], device: torch.device, out: Path |
     """Write the result, with the load of others after it; returns its path."""
     load = machine.foreign_load()
     result = result | {"others_cores_after": round(load, 2), "under_load": result["under_load"] or load > machine.BUSY_CORES}
+    path = _write(name, result, device, out)
+    print(f"written: {path.name}")
+    return path
+
+
+def keep(name: str, result: dict[str, object], device: torch.device, out: Path | None) -> None:
+    """Write what there is so far on a GPU, which may be taken away: a run that is ended leaves its rows."""
+    if device.type == "cuda":
+        _write(name, result | {"unfinished": True}, device, out)
+
+
+def _write(name: str, result: dict[str, object], device: torch.device, out: Path | None) -> Path:
     path = out if out is not None else RESULTS / f"{name}-{machine.today()}-{kind(device)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: {path.name}")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(path)
     return path

@@ -212,6 +212,7 @@ def main(words: list[str] | None = None) -> int:
             result["sizes_left_out"].append(size)
         else:
             result["rows"] += measure(size, device, dtype, functions, repeats, result["ceilings"])
+        frame.keep("kernel-logprob", result, device, args.out)
     frame.save("kernel-logprob", result, device, args.out)
     return 0 if all(v["ok"] for n, v in verdicts.items() if n.startswith("k15")) else 1
 

@@ -222,6 +222,8 @@ def main(arguments: Sequence[str]) -> int:
     where = frame.where(device)
     try:
         passed = gate(vllm_check)
+        gpu = [gpu_row(period) for period in PERIODS] if torch.cuda.is_available() else None
+        frame.keep("kernel-repetition", where | {"gate": passed, "gpu": gpu}, device, args.out)
         strides = STRIDE | ({"vllm": 1} if args.full else {})
         count, length = (4, 512) if args.quick else (SEQUENCES, TOKENS)
         cpu = []
@@ -230,7 +232,6 @@ def main(arguments: Sequence[str]) -> int:
             for period in PERIODS:
                 cpu.append(cpu_row(kind, period, texts, vllm_check, strides))
                 print(line(cpu[-1]), flush=True)
-        gpu = [gpu_row(period) for period in PERIODS] if torch.cuda.is_available() else None
     except GateError as error:
         print(f"repetition: the gate is red, no speed counts: {error}", file=sys.stderr)
         return 1

@@ -129,6 +129,7 @@ def main(words: list[str] | None = None) -> int:
         bad |= not ok
         rows.append(row)
         print(row, flush=True)
+        frame.keep("kernel-train-step", result | {"rows": rows}, device, args.out)
     frame.save("kernel-train-step", result | {"rows": rows}, device, args.out)
     return int(bad)
 
