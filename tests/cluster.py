@@ -38,7 +38,7 @@ class Cluster:
         self.owned = found is not None and Path(found[1]).parent == self.dir
 
     def down(self) -> None:
-        self.run(LOCAL / "down", "--purge")
+        self.run(LOCAL / "down", "--purge", timeout=180)
 
     def sbatch(self, script: Path, *options: str, words: Sequence[str] = ()) -> str:
         """Submits `script` with its own arguments `words`; returns the job id."""

@@ -43,8 +43,8 @@ def missing() -> str:
         return "needs root, for control groups and other users"
     if not all(os.access(f"/sys/fs/cgroup/{g}/cgroup.procs", os.W_OK) for g in ("freezer", "memory", "cpuset", "devices")):
         return "needs control groups of version 1 that root can write"
-    absent = [p for p in ("mariadbd", "slurmdbd", "useradd") if shutil.which(p) is None]
-    return f"needs {', '.join(absent)}: apt-get install mariadb-server-core slurmdbd" if absent else ""
+    absent = [p for p in ("mariadbd", "slurmdbd", "useradd", "logrotate") if shutil.which(p) is None]
+    return f"needs {', '.join(absent)}: apt-get install mariadb-server-core slurmdbd logrotate" if absent else ""
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +261,39 @@ def test_a_spare_job_saves_and_gives_way_and_its_cost_is_told(nodes: Cluster, us
     assert row[1] == spare and row[8] == "not measured"
     hours, gpu_hours, cost = (float(row[i].replace(",", "")) for i in (3, 6, 9))
     assert gpu_hours == pytest.approx(4 * hours, rel=1e-3) and cost == pytest.approx(3600 * gpu_hours, rel=1e-2)
+
+
+def test_a_process_left_on_a_gpu_ends_with_its_job_and_one_of_a_live_job_stays(nodes: Cluster, users: tuple[str, str]) -> None:
+    box, tools = nodes, nodes.dir / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(f'#!/bin/sh\necho "$@" >>{tools}/asked\ncat {tools}/pids\n')
+    (tools / "nvidia-smi").chmod(0o755)
+    with (box.dir / "admin" / "site.env").open("a") as site:
+        site.write(f"\nPATH={tools}:$PATH\n")
+    hold(box, users[0], 7705, "psm_gpu")
+    neighbour = inside(box, "n1", "pgrep", "-f", "holder.py 7705").split()[0]
+    job = submit(box, "root", "exec sleep 7543", "-w", "n1", "--gres=gpu:1")
+    box.wait_job(job, "RUNNING")
+    # root's, outside of any control group and without a trace of the job: only the GPU knows
+    left = inside(box, "n1", "sh", "-c", "env -i setsid sleep 7544 >/dev/null 2>&1 </dev/null & echo $!").strip()
+    (tools / "pids").write_text(f"{neighbour}\n{left}\n")
+    stop(box, job)
+    assert "--id=0 --query-compute-apps=pid" in (tools / "asked").read_text()
+    alive = inside(box, "n1", "ps", "-o", "pid=", "-p", f"{neighbour},{left}", check=False).split()
+    assert alive == [neighbour]
+    assert f"killed {left}, which was left on GPU 0" in (box.dir / "log" / "k15-node.log").read_text()
+    box.run("scancel", f"--user={users[0]}")
+
+
+def test_logs_are_rotated_and_written_anew(box: Cluster, tmp_path: Path) -> None:
+    pids = [(box.dir / "run" / f"{daemon}.pid").read_text().strip() for daemon in ("slurmctld", "slurmdbd")]
+    text = (ADMIN / "logrotate.conf").read_text().replace("/var/log/slurm/", f"{box.dir}/log/")
+    conf = tmp_path / "logrotate.conf"
+    conf.write_text(text.replace('pkill -USR2 -x "$daemon"', f"kill -USR2 {' '.join(pids)}"))  # of this cluster alone
+    conf.chmod(0o644)
+    box.run("logrotate", "--force", "--state", tmp_path / "state", conf)
+    new, old = box.dir / "log" / "slurmctld.log", box.dir / "log" / "slurmctld.log.1"
+    assert old.stat().st_size > 0
+    box.run("scontrol", "setdebug", "verbose")
+    wait_for(lambda: new.exists() and "verbose" in new.read_text(), 30, "slurmctld to write its new log")
+    assert "'verbose'" not in old.read_text()

@@ -123,12 +123,6 @@ def test_accounts_refuses_what_is_no_share(node: Path) -> None:
         assert done.returncode == 2 and ("ACCOUNT=SHARE" in done.stderr)
 
 
-@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
-def test_logrotate_reads_its_file() -> None:
-    done = subprocess.run(["logrotate", "--debug", ADMIN / "logrotate.conf"], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0 and "error" not in done.stderr, done.stderr
-
-
 def test_every_setting_says_why() -> None:
     for name in ("slurm.conf", "cgroup.conf", "sysctl.conf", "slurmd.service.conf", "partitions.conf"):
         lines = [line.strip() for line in (ADMIN / name).read_text().splitlines()]
