@@ -18,7 +18,7 @@ from benchmarks.testgen.audit import Audit, MutantAudit, audit, audit_mutants, k
 from benchmarks.testgen.mutants import mutants
 from k15.log.files import atomic_write
 from k15.log.journal import Journal
-from k15.runs.testgen import own_sandbox
+from k15.runs.own_sandbox import own_sandbox
 from k15.sandbox.client import SandboxClient
 from k15.testgen.funnel import case_counts, funnel
 from k15.testgen.funnel import table as funnel_table

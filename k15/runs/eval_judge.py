@@ -17,8 +17,8 @@ from k15.log import get_logger
 from k15.log.files import atomic_write
 from k15.reward.pool import WorkerPool
 from k15.runs.eval_plan import Plan
+from k15.runs.own_sandbox import own_sandbox
 from k15.runs.sandbox import connect, service_words
-from k15.runs.testgen import own_sandbox
 from k15.sandbox.client import Access
 from k15.types import Prompt
 
@@ -110,5 +110,6 @@ def _sandbox(cfg: EvaluationConfig, run_dir: Path) -> Iterator[Access]:
         yield Access.of(cfg.sandbox.url, cfg.sandbox.token_file, **patience)
         return
     (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-    with own_sandbox(cfg.sandbox.workers, run_dir / "logs" / "sandbox.log", service_words(cfg.sandbox), **patience) as access:
+    box = cfg.sandbox
+    with own_sandbox(box.workers, run_dir / "logs" / "sandbox.log", service_words(box), box.restarts, **patience) as access:
         yield access

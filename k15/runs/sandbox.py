@@ -1,11 +1,13 @@
 """The sandbox of a run whose data has code: the user's service, or one that the job starts on its first node.
 
 The job's own is watched as long as the run lives: one that dies is started again at the same address, `sandbox.restarts` times,
-and what was asked of it is asked again by the clients, with the same ids.
+and what was asked of it is asked again by the clients, with the same ids. The same goes for the one of a command without agents
+(k15.runs.own_sandbox).
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from k15.config.schema import SandboxConfig
 from k15.errors import ClusterError, ConfigError, SandboxError
@@ -20,6 +22,18 @@ NAME = "sandbox"
 START_TIMEOUT_S = 120.0
 WATCH_S = 1.0
 _watching: set[asyncio.Task] = set()  # asyncio itself holds tasks weakly
+
+
+class Keeper(Protocol):
+    """Who has the service as its child: an agent (`AgentClient`), or this process."""
+
+    async def start(self, name: str, module: str, args: Sequence[str], env: Mapping[str, str]) -> object: ...
+
+    async def processes(self) -> Mapping[str, Mapping[str, object]]:
+        """Of each: alive, returncode, stopped_by_us."""
+        ...
+
+    async def log_tail(self, name: str) -> str: ...
 
 
 async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Sequence[AgentClient], token: str) -> Access | None:
@@ -38,8 +52,8 @@ async def open_sandbox(cfg: SandboxConfig, prompts: Iterable[Prompt], agents: Se
         port, _ = await agents[0].free_port()
         access = Access(f"http://127.0.0.1:{port}", token, **patience)
         words = ["serve", "--port", str(port), "--workers", str(cfg.workers), *service_words(cfg)]
-        await _start(access, agents[0], words)
-        watch = asyncio.create_task(_watch(access, agents[0], words, cfg.restarts))
+        await start_service(access, agents[0], words)
+        watch = asyncio.create_task(watch_service(access, agents[0], words, cfg.restarts))
         _watching.add(watch)
         watch.add_done_callback(_watching.discard)
     await asyncio.to_thread(connect, access, prompts)
@@ -66,9 +80,9 @@ def service_words(cfg: SandboxConfig) -> list[str]:
     return ["--backend", cfg.backend, "--queue-size", str(cfg.queue_size), "--grace-s", "1", *images]
 
 
-async def _start(access: Access, agent: AgentClient, words: Sequence[str]) -> None:
-    """A service on the controller's own node, at its loopback address. Raises ClusterError where it does not come up."""
-    await agent.start(NAME, "k15.sandbox.cli", words, {"K15_SANDBOX_TOKEN": access.token})
+async def start_service(access: Access, keeper: Keeper, words: Sequence[str]) -> None:
+    """A service at this machine's loopback address. Raises ClusterError where it does not come up."""
+    await keeper.start(NAME, "k15.sandbox.cli", words, {"K15_SANDBOX_TOKEN": access.token})
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     with SandboxClient(access) as client:
         while True:
@@ -76,24 +90,23 @@ async def _start(access: Access, agent: AgentClient, words: Sequence[str]) -> No
                 await asyncio.to_thread(client.health)
                 return
             except SandboxError:
-                alive = (await agent.processes())[NAME]["alive"]
+                alive = (await keeper.processes())[NAME]["alive"]
                 if not alive or asyncio.get_running_loop().time() > deadline:
-                    tail = await agent.log_tail(NAME)
-                    raise ClusterError(f"the sandbox on node {agent.node_rank} did not start:\n{tail}") from None
+                    raise ClusterError(f"the sandbox did not start:\n{await keeper.log_tail(NAME)}") from None
             await asyncio.sleep(0.5)
 
 
-async def _watch(access: Access, agent: AgentClient, words: Sequence[str], restarts: int) -> None:
-    """Start it again when it dies, at most `restarts` times; ends with the service's or the agent's own stop."""
+async def watch_service(access: Access, keeper: Keeper, words: Sequence[str], restarts: int) -> None:
+    """Start it again when it dies, at most `restarts` times; ends with the service's or the keeper's own stop."""
     for left in range(restarts, -1, -1):
         try:
-            while (state := (await agent.processes())[NAME])["alive"]:
+            while (state := (await keeper.processes())[NAME])["alive"]:
                 await asyncio.sleep(WATCH_S)
             if state["stopped_by_us"]:
                 return
-            log.error("the sandbox died (status %s):\n%s", state["returncode"], await agent.log_tail(NAME))
+            log.error("the sandbox died (status %s):\n%s", state["returncode"], await keeper.log_tail(NAME))
             if left:
-                await _start(access, agent, words)
+                await start_service(access, keeper, words)
                 log.warning("the sandbox is up again; %d more restarts are allowed", left - 1)
         except ClusterError as error:
             log.warning("the sandbox is watched no more: %s", error)

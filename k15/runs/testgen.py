@@ -21,20 +21,17 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import secrets
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
-from k15 import child
 from k15.data.tokenizer import load_tokenizer
-from k15.errors import ConfigError, DataError, SandboxError
+from k15.errors import ConfigError, DataError
 from k15.log.files import atomic_write
 from k15.log.journal import Journal
+from k15.runs.own_sandbox import PATIENCE, own_sandbox
 from k15.sandbox.client import Access, SandboxClient
 from k15.testgen.author import EngineAuthor
 from k15.testgen.funnel import funnel, table
@@ -45,8 +42,6 @@ from k15.testgen.settings import TestgenSettings
 from k15.testgen.store import write_store
 
 NOTHING_KEPT = 3  # exit code
-STARTS_WITHIN_S = 120.0
-PATIENCE = {"timeout_s": 1800.0, "patience_s": 3600.0}  # fifty runs of a slow submission are one request
 
 
 def main(argv: Sequence[str]) -> int:
@@ -142,32 +137,3 @@ def _sandbox(args: argparse.Namespace, out: Path) -> Iterator[Access]:
         return
     with own_sandbox(args.sandbox_workers, out / "sandbox.log") as access:
         yield access
-
-
-@contextlib.contextmanager
-def own_sandbox(workers: int, log_file: Path, words: Sequence[str] = (), **patience: float) -> Iterator[Access]:
-    """A service on this machine that ends with the block, and with this process. `words`: more options of `sandbox serve`.
-
-    Raises SandboxError where it does not start.
-    """
-    with tempfile.TemporaryDirectory(prefix="k15-sandbox-") as name:
-        folder = Path(name)
-        token, url = secrets.token_hex(24), folder / "url"
-        (folder / "token").touch(0o600)
-        (folder / "token").write_text(token)
-        with log_file.open("ab") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "k15", "sandbox", "serve", "--token-file", folder / "token", "--url-file", url,
-                 "--state-dir", folder / "state", "--workers", str(workers), "--max-request-mb", "64", *words],
-                stdout=said, stderr=said, preexec_fn=child.prepare,
-            )  # fmt: skip
-        try:
-            deadline = time.monotonic() + STARTS_WITHIN_S
-            while not url.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    last = log_file.read_text()[-500:].strip()
-                    raise SandboxError(f"The sandbox did not start ({log_file}): {last}")
-                time.sleep(0.1)
-            yield Access(url.read_text().strip(), token, **{**PATIENCE, **patience})
-        finally:
-            child.end(process)

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
+import psutil
 import pytest
 from judging import TOKEN, need
 
@@ -12,11 +15,13 @@ from k15.cli import main
 from k15.config.check import check
 from k15.config.compose import compose_run
 from k15.config.schema import SandboxConfig
-from k15.errors import ClusterError, ConfigError
+from k15.errors import ClusterError, ConfigError, SandboxError
 from k15.node.agent import Agent
 from k15.node.client import AgentClient
 from k15.reward import code
+from k15.runs.own_sandbox import own_sandbox
 from k15.runs.sandbox import NAME, open_sandbox
+from k15.sandbox.client import Case, SandboxClient, Submission
 from k15.types import Prompt
 
 CODE = Prompt("c", "Add.", '{"tests": [["1 2", "3"]]}', "code")
@@ -69,6 +74,25 @@ async def test_a_service_that_is_killed_comes_back_and_no_verdict_is_lost(agent)
     os.kill(second["pid"], signal.SIGKILL)
     await asyncio.sleep(3.0)
     assert not (await agent.processes())[NAME]["alive"], "sandbox.restarts=1"
+
+
+def test_that_of_a_command_without_agents_comes_back_too(tmp_path):
+    """What `k15 testgen` and `k15 eval` start: killed while it judges, the same verdict comes from the next one."""
+    need("base")
+    slow = Submission("python", "import time\ntime.sleep(1.5)\nprint(3)", (Case("", "3"),))
+    with own_sandbox(1, tmp_path / "log", restarts=1) as access, SandboxClient(access) as client, ThreadPoolExecutor(1) as pool:
+        (first,) = [p for p in psutil.Process().children() if "k15.sandbox.cli" in p.cmdline()]
+        verdict = pool.submit(client.judge, slow)
+        time.sleep(0.7)
+        first.kill()
+        assert verdict.result(120).verdict == "AC"
+        (second,) = [p for p in psutil.Process().children() if "k15.sandbox.cli" in p.cmdline() and p.pid != first.pid]
+    assert not second.is_running()
+    with (
+        pytest.raises(SandboxError, match="give NAME=DIR"),
+        own_sandbox(1, tmp_path / "log", ["--image", "lean=/no/such/folder"]),
+    ):
+        pass
 
 
 async def test_a_service_that_cannot_start_says_why(agent):

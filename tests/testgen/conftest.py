@@ -2,7 +2,7 @@
 
 import pytest
 
-from k15.runs.testgen import own_sandbox
+from k15.runs.own_sandbox import own_sandbox
 from k15.sandbox.client import SandboxClient
 from k15.sandbox.images.build import build
 
