@@ -17,9 +17,8 @@ SEEDS = (0, 1, 2)
 
 
 def numbers(accuracy, tokens):
-    return {
-        f"eval_{kind}_{what}": v for kind in ("greedy", "sampled") for what, v in (("accuracy", accuracy), ("length", tokens))
-    }
+    values = {"accuracy": accuracy, "length": tokens}
+    return {"eval_n": 512} | {f"eval_{kind}_{what}": v for kind in ("greedy", "sampled") for what, v in values.items()}
 
 
 @pytest.fixture
