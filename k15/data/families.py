@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from k15.data import puzzles
 from k15.data.worked import Block, add, multiply, remainder, subtract
 
-Numbers = tuple[int, ...]
+Numbers = puzzles.Numbers
 
 
 def _number(rng: random.Random, digits: int) -> int:

@@ -1,7 +1,7 @@
 """Puzzles whose answer is hard at a glance and easy in steps: a search, a stack, and a chain of look-ups.
 
-    26:19?4?7?4=    countdown: which of the numbers are taken away, the rest added, so that the total is 26?
-                    19+4=23+7=30+4=34;4:19+4=23+7=30-4=26#4
+    13:11?5?3=      countdown: which of the numbers are taken away, the rest added, so that the total is 13?
+                    11+5=16+3=19;3:11+5=16-3=13#3
     (<>(<=          brackets: what closes it, the next one first, with 1 for `)` and 2 for `>`?
                     (=1,<=21,>=1,(=11,<=211#211
     59,15,38,13:19= path: edges, then start and goal; which is the way? Backwards there is but one edge to take

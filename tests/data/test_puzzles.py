@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k15.config.check import check
 from k15.config.compose import compose_run
 from k15.config.schema import RepetitionConfig
 from k15.data.arithmetic import ALPHABET, STYLES, make_problems, solution, warmup_examples
@@ -123,6 +124,7 @@ def test_no_held_out_puzzle_is_trained_on(seed: int, other: int, family: str) ->
 def test_there_is_something_to_choose_between(family: str) -> None:
     """No one answer is right often, levels differ, and the experiment's response length holds all work."""
     cfg = compose_run(["experiment=puzzles"])
+    check(cfg)
     assert set(cfg.data.families) == set(PUZZLES) == set(FAMILIES) - set(ARITHMETIC)
     prompts = make_problems(800, 0, "train", [family])
     answers = [p.answer for p in prompts]
