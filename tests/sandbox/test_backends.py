@@ -198,6 +198,7 @@ def test_limits_are_told_apart(backend):  # noqa: F811
     assert len(run(backend, "yes", limits=Limits(output_bytes=1000)).stdout) == 1000
 
 
+@pytest.mark.parametrize("backend", ["warm"], indirect=True)  # the one whose programs come from one process
 def test_no_two_programs_draw_the_same_random_numbers(backend):  # noqa: F811
     code = "import os, random\ndef draw(): print(random.random(), flush=True)\ndraw()\nif not os.fork(): draw()\nelse: os.wait()"
     drawn = [word for _ in range(3) for word in run(backend, "python3", "-c", code).stdout.split()]
@@ -222,6 +223,7 @@ PROGRAMS = {  # what a program may notice of how its interpreter was started
 }
 
 
+@pytest.mark.parametrize("backend", ["warm"], indirect=True)  # the others start python3 itself
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_python_programs_behave_as_with_python3_itself(backend, base_image, name):  # noqa: F811
     """The reference is a plain interpreter in the simplest backend; a warm one must not differ from it."""
