@@ -3,6 +3,7 @@
 sweep.json -> a row a point (what was swept, how it stands, accuracy, gain, length) -> SWEEP/report/index.html
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from k15.eval.results import aligned
 from k15.eval.run_data import RunData, held_out, load_run, percent, points
 from k15.log.files import atomic_write
 from k15.log.sweep import is_finished, read_sweep
+
+SPOT_CHECK = "spot check"  # what the accuracy of a reward model is
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ def sweep_rows(folder: Path) -> tuple[list[str], str, list[Row]]:
     found = read_sweep(folder)
     given = {n: dict(o.lstrip("+").partition("=")[::2] for o in p.overrides) for n, p in sorted(found.points.items())}
     names = [k for k in dict.fromkeys(k for g in given.values() for k in g) if len({g.get(k) for g in given.values()}) > 1]
+    if found.command == "reward_model":
+        return names, SPOT_CHECK, [_spot_checked(n, tuple(g.get(k, "-") for k in names), folder / found.points[n].folder)
+                                   for n, g in given.items()]  # fmt: skip
     runs = {n: _run(folder / p.folder) for n, p in found.points.items()}
     kind = _kind([run for run in runs.values() if run is not None])
     rows = []
@@ -53,6 +59,20 @@ def sweep_rows(folder: Path) -> tuple[list[str], str, list[Row]]:
         iteration = int(run.rows[-1]["iteration"]) if run.rows else None
         rows.append(Row(number, tuple(values.get(k, "-") for k in names), state, iteration, value, gain, length))
     return names, kind, rows
+
+
+def _spot_checked(number: int, settings: tuple[str, ...], folder: Path) -> Row:
+    """A reward model's accuracy on its held-out triples (`k15.eval.spot_check`), where it is there."""
+    state = "finished" if is_finished(folder) else "not finished"
+    path = folder / "spot_check.json"
+    if not path.is_file():
+        return Row(number, settings, state)
+    try:
+        (found,) = json.loads(path.read_text())["methods"].values()
+        value = Interval(found["accuracy"], found["low"], found["high"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no spot check ({error!r}); remove it and run the point again.") from None
+    return Row(number, settings, state, value=value)
 
 
 def _run(folder: Path) -> RunData | None:

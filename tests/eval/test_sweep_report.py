@@ -8,8 +8,10 @@ from synthetic import make_run
 
 from k15.errors import DataError
 from k15.eval.report import main
+from k15.eval.spot_check import Check, write_spot_check
 from k15.eval.sweep import best, sweep_rows
 from k15.log.sweep import Sweep, SweepPoint, mark_finished, read_sweep
+from k15.types import Triple
 
 
 def sweep_of(folder: Path, accuracies: dict[int, float]) -> Path:
@@ -67,3 +69,22 @@ def test_a_real_run_folder_is_a_point(tmp_path: Path) -> None:
     make_run(folder / "0", iterations=6)
     _, _, rows = sweep_rows(folder)
     assert rows[0].iteration == 6 and rows[0].gain.low > 0 and rows[1].value is None
+
+
+def test_points_that_are_reward_models_show_their_spot_checks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Their metrics.jsonl counts steps, not iterations: what is compared is the accuracy on held-out triples."""
+    folder = tmp_path / "sweep"
+    points = {n: SweepPoint([f"fit.lr={lr}", "kind=classic"], str(n)) for n, lr in enumerate(("1e-4", "1e-3", "1e-2"))}
+    folder.mkdir()
+    Sweep("reward_model", points).write(folder)
+    for number, right in ((0, 300), (1, 340)):
+        point = folder / str(number)
+        point.mkdir()
+        (point / "metrics.jsonl").write_text('{"step": 1, "loss": 0.9}\n')
+        checks = [Check(Triple("1+1", "2", "#2", True), i < right) for i in range(400)]
+        write_spot_check(point, {"classic": checks}, {})
+        mark_finished(point)
+    assert main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "best: point 1 (fit.lr=1e-3), held-out accuracy (spot check) 85.0 % (95 % interval 81.2-88.2)" in said
+    assert "not finished: point 2 of 3" in said and "not told apart" not in said
