@@ -9,11 +9,13 @@ from k15.config.schema import ClusterConfig, LogConfig, ModelConfig, ParallelCon
 from k15.errors import ConfigError, unknown_name
 
 EXAMPLE = "data.paths=[train.jsonl]"
+LONG = ("error", "skip", "split")
 
 
 @dataclass
 class SftDataConfig:
-    """JSONL rows {"messages": [{"role", "content"}, ...]} or {"prompt", "response"}; the loss is on responses only.
+    """JSONL rows {"messages": [{"role", "content"}, ...]} or {"prompt", "response"}, with the loss on responses only; or
+    {"text"}, with the loss on all of it (continued pretraining, report B).
 
     A file's `weight` is how often an epoch sees each of its rows; 0.5: a half of them, drawn anew each epoch.
     `arithmetic` > 0: that many generated examples for the tiny model, in place of files.
@@ -25,7 +27,7 @@ class SftDataConfig:
     eval_fraction: float = 0.01
     turns: str = "all"  # assistant turns that count in the loss: all | last
     on_bad_row: str = "error"  # error | skip
-    on_long: str = "error"  # an example over the longest stage's context: error | skip
+    on_long: str = "error"  # an example over the longest stage's context: error | skip | split (plain texts; others: skip)
     arithmetic: int = 0
 
 
@@ -67,7 +69,7 @@ def check_sft(cfg: SftConfig) -> dict[str, object]:
     """All rules but those of the data itself. Returns the model's config.json. Raises ConfigError."""
     model = check_fit(cfg, cfg.named_stages())
     data = cfg.data
-    for key, value, allowed in (("data.turns", data.turns, ("all", "last")), ("data.on_long", data.on_long, ("error", "skip"))):
+    for key, value, allowed in (("data.turns", data.turns, ("all", "last")), ("data.on_long", data.on_long, LONG)):
         if value not in allowed:
             raise unknown_name(key, value, allowed)
     if data.arithmetic < 0:

@@ -1,6 +1,7 @@
 """What fine-tuning reads: JSONL rows as samples, kept as flat arrays (5 bytes a token), and the sides of a held-out split.
 
 {"messages": [{"role": ..., "content": ...}, ...]}  or  {"prompt": ..., "response": ...}     k15 sft
+{"text": ...}                                              k15 sft: continued pretraining, the loss is on all its tokens
 {"prompt": ..., "chosen": ..., "rejected": ...}                                              k15 dpo
 """
 
@@ -50,8 +51,10 @@ class Examples:
         return np.diff(np.frombuffer(self._starts, dtype=np.int64))
 
     def prompt_key(self, index: int) -> bytes:
-        """The bytes of the prompt's tokens."""
-        return self._tokens[self._starts[index] : self._starts[index] + self._prompts[index]].tobytes()
+        """The bytes of the prompt's tokens; of a plain text (all but its first token counts), those of the text."""
+        start, prompt, end = self._starts[index], self._prompts[index], self._starts[index + 1]
+        plain_text = prompt == 1 and all(self._mask[start + 1 : end])
+        return self._tokens[start : end if plain_text else start + prompt].tobytes()
 
     def fingerprint(self) -> str:
         """Changes with any token, mask or order."""
@@ -76,6 +79,8 @@ def read_examples(
     """The samples of a file for supervised fine-tuning; at most the first `limit`. Raises DataError with path and line."""
 
     def parse(row: dict) -> Sample:
+        if "text" in row and not {"messages", "prompt", "response"} & set(row):
+            return plain(text(row, "text"), tokenizer)
         if "messages" not in row:
             return answer(text(row, "prompt"), text(row, "response"), tokenizer)
         if not isinstance(row["messages"], list) or not all(isinstance(m, dict) for m in row["messages"]):
@@ -85,6 +90,29 @@ def read_examples(
         return conversation(row["messages"], tokenizer, turns)
 
     return read_rows(path, parse, on_bad_row, limit)
+
+
+def plain(document: str, tokenizer: TextTokenizer) -> Sample:
+    """A text as pretraining sees it (report B): the tokenizer's first token if it puts one, the text, the end token; each but
+    the first counts. Raises DataError where the chat template would be put around it."""
+    if tokenizer.chat:
+        raise DataError("`text` is learned as it is, not through the model's chat template; set model.chat=false")
+    tokens = tokenizer.encode_prompt(document)
+    tokens = tokens if tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id]
+    return Sample(tuple(tokens), 1, (1,) * (len(tokens) - 1))
+
+
+def pieces(samples: Iterable[Sample], most: int) -> Iterator[Sample]:
+    """Plain texts of more than `most` tokens cut into pieces of at most that (a last single token is dropped); other samples
+    as they are."""
+    for sample in samples:
+        if len(sample.tokens) <= most or sample.prompt_len > 1:
+            yield sample
+            continue
+        for start in range(0, len(sample.tokens) - 1, most):
+            cut = sample.tokens[start : start + most]
+            if len(cut) > 1:
+                yield Sample(cut, 1, (1,) * (len(cut) - 1))
 
 
 def read_pairs(

@@ -8,7 +8,7 @@ from typing import Any
 
 from k15.config.dpo import DpoConfig
 from k15.config.sft import SftConfig
-from k15.data.examples import read_examples, read_pairs
+from k15.data.examples import pieces, read_examples, read_pairs
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.node.rendezvous import JobIdentity
 from k15.runs.job import Job, check_folder, run_folder
@@ -65,7 +65,9 @@ def finished(run_dir: Path, cfg: SftConfig | DpoConfig) -> bool:
 
 def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[Sample]:
     """The samples of one file."""
-    return read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
+    found = read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
+    longest = max(stage.context_tokens for stage in cfg.named_stages().values() if stage.epochs)
+    return pieces(found, longest) if cfg.data.on_long == "split" else found
 
 
 def dpo_rows(cfg: DpoConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[tuple[Sample, Sample]]:

@@ -1,5 +1,6 @@
 """slurm/*.sbatch on a real Slurm, and what their shared shell chooses from what a machine has."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -36,7 +37,9 @@ def program(tmp_path: Path, name: str, body: str) -> None:
 
 
 def test_there_is_a_template_for_every_command_and_shellcheck_finds_nothing() -> None:
-    assert {*COMMANDS, "sandbox"} >= {t.stem for t in TEMPLATES} >= {"rl", "sft", "dpo", "eval", "curate", "shortest", "sandbox"}
+    names = {t.stem for t in TEMPLATES}
+    assert {*COMMANDS, "sandbox", "pretrain"} >= names
+    assert names >= {"rl", "sft", "dpo", "pretrain", "eval", "curate", "shortest", "sandbox"}
     assert shutil.which("shellcheck"), "apt-get install shellcheck"
     done = subprocess.run(["shellcheck", *TEMPLATES, *FOLDER.glob("*.sh")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -115,6 +118,7 @@ def test_one_variable_chooses_the_environment(tmp_path: Path) -> None:
 def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path) -> None:
     """All at once: each command checks its settings on a node and, where seconds suffice, does its work."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "How many primes are below 10?", "answer": "4"}\n')
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "1+1=2, " * 80}) + "\n")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "1+1?", "chosen": "2", "rejected": "1+1=2"}\n')
     (tmp_path / "train.jsonl").write_text('{"prompt": "1+1?", "response": "2"}\n')
     model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 1024)
@@ -125,6 +129,7 @@ def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path
     dry = {
         "rl": [], "eval": [on[0], "tasks=arithmetic", "limit=4"], "reward_model": ["kind=cot", on[0]],
         "sft": [*on, *stages, "model.chat=false", "data.paths=[train.jsonl]"],
+        "pretrain": [*on, *stages, "data.paths=[text.jsonl]"],
         "dpo": [*on, "stage.context_tokens=192", "model.chat=false", "data.paths=[pairs.jsonl]"],
         "shortest": [*on, *answers], "long_cot": [*on, *answers],
     }  # fmt: skip
