@@ -81,16 +81,11 @@ drop_groups() { # node number
 mariadbd_pid() { live_pid "$DIR/run/mariadbd.pid" "$DIR"; }
 slurmdbd_pid() { live_pid "$DIR/run/slurmdbd.pid" slurmdbd; }
 
-# The tables of MariaDB itself, the database of slurmdbd and its user. 4 s; mariadb-install-db would want the client.
-make_database() {
-  local password sql=/usr/share/mysql
-  [[ ! -e $DIR/mariadb/ready ]] || return 0
-  rm -rf "$DIR/mariadb" && mkdir -m 700 "$DIR/mariadb"
-  password=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
-  # what the site's file says, but for the size: a box has little memory
+# What the site's file says, but for the size: a box has little memory. Addresses may have changed since the last time.
+database_conf() {
   sed -e 's/^innodb_buffer_pool_size.*/innodb_buffer_pool_size = 32M/' -e 's/^innodb_log_file_size.*/innodb_log_file_size = 16M/' \
-    "$HERE/../admin/mariadb.cnf" >"$DIR/mariadb.cnf"
-  cat >>"$DIR/mariadb.cnf" <<END
+    "$HERE/../admin/mariadb.cnf"
+  cat <<END
 datadir = $DIR/mariadb
 socket = $DIR/run/mariadb.sock
 pid-file = $DIR/run/mariadbd.pid
@@ -102,15 +97,25 @@ innodb_flush_log_at_trx_commit = 0
 innodb_flush_method = nosync
 performance_schema = 0
 END
-  {
-    printf '%s\n' 'create database mysql;' 'use mysql;' "set @auth_root_socket='root';"
-    cat $sql/mysql_system_tables.sql $sql/mysql_system_tables_data.sql
-    printf '%s\n' 'create database slurm_acct_db;' 'flush privileges;' \
-      "create user slurm@'127.0.0.1' identified by '$password';" "grant all on slurm_acct_db.* to slurm@'127.0.0.1';"
-  } | mariadbd --defaults-file="$DIR/mariadb.cnf" --bootstrap >"$DIR/log/mariadb-bootstrap.log" 2>&1 8>&- ||
-    die "MariaDB could not be set up; see $DIR/log/mariadb-bootstrap.log"
-  (umask 077 && slurmdbd_conf "$password" >"$DIR/slurmdbd.conf")
-  touch "$DIR/mariadb/ready"
+}
+
+# The tables of MariaDB itself, the database of slurmdbd and its user. 4 s; mariadb-install-db would want the client.
+make_database() {
+  local password sql=/usr/share/mysql
+  database_conf >"$DIR/mariadb.cnf"
+  if [[ ! -e $DIR/mariadb/password ]]; then
+    rm -rf "$DIR/mariadb" && mkdir -m 700 "$DIR/mariadb"
+    password=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
+    {
+      printf '%s\n' 'create database mysql;' 'use mysql;' "set @auth_root_socket='root';"
+      cat $sql/mysql_system_tables.sql $sql/mysql_system_tables_data.sql
+      printf '%s\n' 'create database slurm_acct_db;' 'flush privileges;' \
+        "create user slurm@'127.0.0.1' identified by '$password';" "grant all on slurm_acct_db.* to slurm@'127.0.0.1';"
+    } | mariadbd --defaults-file="$DIR/mariadb.cnf" --bootstrap >"$DIR/log/mariadb-bootstrap.log" 2>&1 8>&- ||
+      die "MariaDB could not be set up; see $DIR/log/mariadb-bootstrap.log"
+    echo "$password" >"$DIR/mariadb/password"
+  fi
+  (umask 077 && slurmdbd_conf "$(<"$DIR/mariadb/password")" >"$DIR/slurmdbd.conf")
 }
 
 slurmdbd_conf() { # password

@@ -79,14 +79,22 @@ def users(box: Cluster) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def nodes(box: Cluster) -> Iterator[Cluster]:
-    """Both nodes are given work again afterwards, with the site's checks as they were."""
+    """Both nodes take work, before and afterwards, with the site's checks as they were."""
     site = box.dir / "admin" / "site.env"
     before = site.read_text()
+    _mend(box)
     yield box
     site.write_text(before)
-    for node in ("n1", "n2"):
-        if "drain" in state(box, node):
+    _mend(box)
+
+
+def _mend(box: Cluster) -> None:
+    def ready(node: str) -> bool:
+        if "drain" in state(box, node):  # again, if a check that had begun before drained it once more
             box.run("scontrol", "update", f"nodename={node}", "state=resume")
+        return re.match(r"(idle|mixed|allocated) none$", state(box, node)) is not None
+
+    wait_for(lambda: ready("n1") and ready("n2"), 60, f"both nodes: {box.run('sinfo', '-N')}")
 
 
 def state(box: Cluster, node: str) -> str:
