@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from k15.errors import DataError
 
@@ -19,17 +19,18 @@ CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content
 
 def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
     """Write a character-level tokenizer that AutoTokenizer and vLLM load: ids 0, 1, 2 are pad, bos, eos, then the
-    characters in the order given. `<bos>` is put before every text; a character outside the alphabet encodes to pad."""
+    characters in the order given. `<bos>` is put before every text; a character outside the alphabet encodes to nothing."""
     if len(set(alphabet)) != len(alphabet):
         raise DataError(f"The tokenizer's alphabet {alphabet!r} names a character twice.")
-    # Byte-level BPE without a merge: whatever the model type, AutoTokenizer's own class for it (Qwen2Tokenizer replaces
-    # the pre-tokenizer of tokenizer.json, for one) still splits into the same characters.
+    # Byte-level BPE without a merge, NFC before it and no unknown token: whatever the model type, AutoTokenizer's own class for
+    # it (Qwen2Tokenizer replaces all these parts of tokenizer.json by its own, for one) still gives the same ids.
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     spelled = [byte_level.pre_tokenize_str(c)[0][0] for c in alphabet]  # a blank is spelled `Ġ`
     if any(len(s) != 1 for s in spelled):
         raise DataError(f"The tokenizer's alphabet {alphabet!r} must be ASCII: a character is one byte.")
     vocab = {token: i for i, token in enumerate((PAD, BOS, EOS, *spelled))}
-    tokenizer = Tokenizer(models.BPE(vocab, merges=[], unk_token=PAD))
+    tokenizer = Tokenizer(models.BPE(vocab, merges=[]))
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = byte_level
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)])
