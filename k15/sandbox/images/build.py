@@ -5,6 +5,7 @@ users and links below. The host's own apt sources, keys and proxies are used, in
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from k15.sandbox.images.store import cache_root, image_path
 _MERGED = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 _PASSWD = "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp/work:/usr/sbin/nologin\n"
 _GROUP = "root:x:0:\nnogroup:x:65534:\n"
+_LISTS_LAST_S = 3600.0  # one image after another is built from the same lists, and shares what they have in common
 _HOSTS = "127.0.0.1 localhost\n"
 _PREFER = "Package: *\nPin: release o=Debian\nPin-Priority: 990\n\nPackage: *\nPin: release o=Ubuntu\nPin-Priority: 990\n"
 
@@ -73,19 +75,37 @@ class _Apt:
             "-oAPT::Sandbox::User=", "-oDebug::NoLocking=1", "-oAPT::Install-Recommends=0", "-oDir::Log=/nonexistent",
             "-oAPT::Keep-Downloaded-Packages=1", "-oAcquire::Languages=none", "-oDPkg::Post-Invoke=", "-oAcquire::Retries=3",
         ]  # fmt: skip
-        self._run("update")
+        self._updated = folder / "updated"
+        if not self._updated.exists() or time.time() - self._updated.stat().st_mtime > _LISTS_LAST_S:
+            self._update()
 
     def packages(self, names: tuple[str, ...]) -> list[Path]:
         """Downloads the packages and all that they depend on; returns the files, in no particular order."""
+        try:
+            return self._download(names)
+        except SandboxError:  # the archive may have moved on since the lists were read
+            self._update()
+            return self._download(names)
+
+    def _download(self, names: tuple[str, ...]) -> list[Path]:
+        """What another image has brought is there already: which files are this one's is asked for, not looked up."""
+        with tempfile.TemporaryDirectory() as empty:
+            (Path(empty) / "partial").mkdir()
+            said = self._run(f"-oDir::Cache::archives={empty}", "install", "--print-uris", "-y", *names)
+        self._run("install", "--download-only", "-y", *names)
+        return [self.archives / name for name in re.findall(r"^'[^']*' (\S+\.deb) \d+", said, re.MULTILINE)]
+
+    def _update(self) -> None:
         for old in self.archives.glob("*.deb"):
             old.unlink()
-        self._run("install", "--download-only", "-y", *names)
-        return sorted(self.archives.glob("*.deb"))
+        self._run("update")
+        self._updated.touch()
 
-    def _run(self, *words: str) -> None:
+    def _run(self, *words: str) -> str:
         done = subprocess.run(["apt-get", "-qq", *self._options, *words], capture_output=True, text=True, env=_environment())
         if done.returncode:
-            raise SandboxError(f"apt-get {words[0]} failed:\n{done.stderr.strip()[-2000:]}")
+            raise SandboxError(f"apt-get {' '.join(words[-3:])} failed:\n{done.stderr.strip()[-2000:]}")
+        return done.stdout
 
 
 def _fill(root: Path, packages: list[Path], recipe: Recipe) -> None:
