@@ -144,7 +144,8 @@ def setup_of(cfg: PlanConfig) -> tuple[Setup, Lengths]:
     device = _device(cfg)
     mfu = device.mfu if p.mfu is None else p.mfu
     setup = Setup(
-        job, device, machine(device, mfu, cfg.parallel.ranks_per_node), cfg.cluster.nodes, r.engines_per_node,
+        job, device, machine(device, mfu, cfg.parallel.ranks_per_node), cfg.cluster.nodes + cfg.cluster.rollout_nodes,
+        r.engines_per_node,
         r.tensor_parallel, r.gpu_memory_utilization, float(r.kv_cache_bytes) if cpu else None, r.max_concurrent,
         cfg.model.max_context_tokens, mfu, cfg.weights.spare, cfg.cluster.mem_gb,
     )  # fmt: skip
