@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from k15 import child
@@ -25,39 +27,76 @@ from k15.reward.worker import receive, send
 from k15.types import Triple
 
 START_S = 600.0  # imports, weights
+RESTARTS = 3
 log = get_logger("classic")
 
 
+class _Ended(EngineError):
+    """The process is no more."""
+
+
 class ClassicProcess:
-    """A served model; `probabilities` may be called from any thread. Use it in a `with`."""
+    """A served model; `probabilities` may be called from any thread. Use it in a `with`.
+
+    A process that dies is started again, RESTARTS times, and asked again what it had not answered: its answer is the same.
+    """
 
     def __init__(self, cfg: ClassicConfig, log_file: Path) -> None:
         self._cfg, self._log, self._lock = cfg, log_file, threading.Lock()
-        ours, theirs = socket.socketpair()
+        self._restarts, self._loaded = RESTARTS, False
+        self._parent = ThreadPoolExecutor(1, "classic")  # a child dies with the thread that started it
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with theirs, log_file.open("ab") as out:
-            words = [str(theirs.fileno()), str(Path(str(cfg.path)).absolute()), cfg.device]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "k15.runs.classic", *words], pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
-                stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare,
+        self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, self._log.open("ab") as out:
+            words = [str(theirs.fileno()), str(Path(str(self._cfg.path)).absolute()), self._cfg.device]
+            start = partial(
+                subprocess.Popen, [sys.executable, "-P", "-m", "k15.runs.classic", *words], pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare,
             )  # fmt: skip
-        self._socket = ours
+            self._process = self._parent.submit(start).result()
+        self._socket, self._loaded = ours, False
 
     def probabilities(self, triples: Sequence[Triple]) -> list[float]:
-        """P(correct) of each triple. Raises EngineError where the process has died or does not answer in time."""
+        """P(correct) of each triple. Raises EngineError where the process dies once too often or does not answer in time."""
         with self._lock:
-            return self._answer(list(triples), self._cfg.timeout_s)
+            while True:
+                try:
+                    self._load()
+                    return self._answer(list(triples), self._cfg.timeout_s)
+                except _Ended as error:
+                    if not self._restarts:
+                        raise
+                    self._restarts -= 1
+                    log.error("%s; it is started again, %d more restarts are allowed", error, self._restarts)
+                    self._socket.close()
+                    self._start()
+
+    def _load(self) -> None:
+        """Waits for the word that the weights are loaded."""
+        if not self._loaded:
+            self._answer(None, START_S)
+            self._loaded = True
 
     def _answer(self, question: list[Triple] | None, limit_s: float):
-        """None asks nothing: what is waited for is the word that the weights are loaded."""
+        """None asks nothing: what is waited for is the first word."""
         self._socket.settimeout(limit_s)
         try:
             if question is not None:
                 send(self._socket, question)
             ok, value = receive(self._socket)  # type: ignore[misc]
+        except TimeoutError as error:
+            raise EngineError(
+                f"the Classic reward model's process does not answer within {limit_s:g} s; its log is {self._log}"
+            ) from error
         except (OSError, EOFError) as error:
-            how = "does not answer" if self._process.poll() is None else f"ended (status {self._process.returncode})"
-            raise EngineError(f"the Classic reward model's process {how}: {error}; its log is {self._log}") from error
+            child.end(self._process, 5.0)  # its end of the socket is closed, so it has nothing left to do
+            status = self._process.returncode
+            raise _Ended(
+                f"the Classic reward model's process ended (status {status}): {error}; its log is {self._log}"
+            ) from error
         if not ok:
             raise EngineError(f"the Classic reward model failed: {value}; its log is {self._log}")
         return value
@@ -65,7 +104,7 @@ class ClassicProcess:
     def __enter__(self) -> "ClassicProcess":
         """Waits until the weights are loaded: what is wrong with them is said before anything is sampled."""
         try:
-            self._answer(None, START_S)
+            self._load()
         except EngineError:
             self.__exit__()
             raise
@@ -74,6 +113,7 @@ class ClassicProcess:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
         child.end(self._process)
+        self._parent.shutdown()
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_expor
 
 
 def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
-    """The same head as a run's reward: asked where the rule refused, as certain as in the spot check, and mortal."""
+    """The same head as a run's reward: asked where the rule refused, as certain as in the spot check; killed, it comes back."""
     verdicts = [score(c.triple.response, c.triple.reference, "#ANSWER") for c in checks]
     refused = [c for c, v in zip(checks, verdicts, strict=True)
                if not v.correct and v.extracted is not None and v.reason not in REFUSALS]  # fmt: skip
@@ -78,7 +78,11 @@ def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
             assert not rewards.score_group(group, [t.response], 0, audit=False)[0].correct, "evaluation is by rule"
         metrics = rewards.take_metrics()
         assert metrics["reward_classic_n"] == len(refused) > metrics["reward_classic_accepted"] > 0
-        probabilities.__self__._process.kill()
+        process = probabilities.__self__
+        process._process.kill()
+        assert rewards.score_group(group, [t.response], 0) == [found], "started again, asked again"
+        process._restarts = 0
+        process._process.kill()
         with pytest.raises(EngineError, match="classic.log"):
             rewards.score_group(group, [t.response], 0)
     with pytest.raises(ConfigError, match="no Classic reward model"):
