@@ -91,15 +91,18 @@ def warm_up(device: torch.device, dtype: torch.dtype = torch.float32, backend: s
 
     A few seconds on a GPU with a cold cache; returns "torch" at once where Triton is not used.
     """
-    logprob = torch.zeros(3, dtype=dtype, device=device, requires_grad=True)
-    path = _path(logprob, backend)
+    path = _path(torch.zeros(1, dtype=dtype, device=device), backend)
     if path == "triton":
-        one = torch.ones(1, device=device)
-        cu = torch.tensor([0, 3], dtype=torch.int32, device=device)
-        share = {"tau": 1.0, "mask": one.expand(3), "weight": one, "backend": backend}
-        for with_ratio in (False, True):
-            loss, ratio = pmd_loss(logprob, logprob.detach(), one, one, cu, **share)
-            (loss + ratio.sum() if with_ratio else loss).backward()
+        from . import launch
+
+        for sequences in (1, launch.lanes(device) + 1):  # one program of _finish, and several
+            logprob = torch.zeros(3 * sequences, dtype=dtype, device=device, requires_grad=True)
+            one = torch.ones(sequences, device=device)
+            cu = torch.arange(sequences + 1, dtype=torch.int32, device=device) * 3
+            share = {"tau": 1.0, "mask": torch.ones(3 * sequences, device=device), "weight": one, "backend": backend}
+            for with_ratio in (False, True):
+                loss, ratio = pmd_loss(logprob, logprob.detach(), one, one, cu, **share)
+                (loss + ratio.sum() if with_ratio else loss).backward()
     return path
 
 

@@ -18,7 +18,7 @@ from . import kernel
 
 @dataclass(frozen=True)
 class Launch:
-    """Tokens and warps of a tile's program; sequences (`lanes`), pieces of each and warps that the last program takes at a time."""
+    """Tokens and warps of a tile's program; sequences (`lanes`) of one of `_finish`, pieces that it adds at a time, its warps."""
 
     block: int
     num_warps: int
@@ -28,9 +28,9 @@ class Launch:
 
 
 LAUNCH = {
-    "sm_80": Launch(2048, 4, 512, 16, 16),
-    "sm_90": Launch(2048, 4, 512, 16, 16),
-    "gfx942": Launch(2048, 4, 512, 16, 8),  # 64 lanes a warp
+    "sm_80": Launch(2048, 4, 1024, 4, 16),
+    "sm_90": Launch(2048, 4, 1024, 4, 16),
+    "gfx942": Launch(2048, 4, 1024, 4, 8),  # 64 lanes a warp
     "interpreter": Launch(64, 1, 16, 4, 1),
 }
 """By architecture. Chosen from registers and occupancy (docs/kernels-table.md), not measured."""
@@ -61,7 +61,7 @@ def sums(logprob: Tensor, ref: Tensor, cu: Tensor, mask: Tensor | None) -> Sums:
     if tokens + launch.block >= 1 << 31:
         raise ValueError(f"{tokens} packed tokens; the Triton path takes fewer than 2^31. Split the pack")
     tiles = max(1, triton.cdiv(tokens, launch.block))
-    parts, first = empty(sequences + tiles, torch.float32, device), empty(tiles + 1, torch.int32, device)
+    parts, first = empty(sequences + tiles, torch.float64, device), empty(tiles + 1, torch.int32, device)
     with on_device(device):
         kernel._sums[(tiles,)](
             logprob.contiguous(), ref.contiguous(), _contiguous(mask), cu, parts, first, tokens, sequences,
@@ -81,7 +81,7 @@ def finish(
     tokens: int,
     allow_empty: bool,
 ) -> Results:
-    """The results from the pieces' sums plus `extra`; parts None: from `extra` alone. One launch.
+    """The results from the pieces' sums plus `extra`; parts None: from `extra` alone. One launch; two beyond `lanes` sequences.
 
     All NaN if cu is not a rising list from 0 to T; the check is made on the device, so nothing waits for it.
     reward, baseline, weight, extra: fp32 [S].
@@ -89,12 +89,18 @@ def finish(
     device, sequences, launch = cu.device, cu.shape[0] - 1, _launch(cu.device)
     tau_high, tau_low = _in_two(tau)
     loss, ratio, coefficient = (empty(shape, torch.float32, device) for shape in ((), (sequences,), (sequences,)))
+    groups = triton.cdiv(sequences, launch.lanes)
+    totals = empty((2, groups), torch.float64, device) if groups > 1 else None
     with on_device(device):
-        kernel._finish[(1,)](
-            parts, cu, reward, baseline, weight, extra, loss, ratio, coefficient, tokens, sequences, tau_high, tau_low,
+        kernel._finish[(groups,)](
+            parts, cu, reward, baseline, weight, extra, loss, ratio, coefficient, totals, tokens, sequences, tau_high, tau_low,
             HAS_PARTS=parts is not None, HAS_WEIGHT=weight is not None, HAS_EXTRA=extra is not None, ALLOW_EMPTY=allow_empty,
-            BLOCK=launch.block, LANES=launch.lanes, PARTS=launch.parts, num_warps=launch.finish_warps,
+            ALONE=groups == 1, BLOCK=launch.block, LANES=launch.lanes, PARTS=launch.parts, num_warps=launch.finish_warps,
         )  # fmt: skip
+        if groups > 1:
+            kernel._total[(1,)](
+                totals, loss, ratio, coefficient, groups, sequences, tau_high, tau_low, LANES=launch.lanes, num_warps=4
+            )
     return Results(loss, ratio, coefficient)
 
 
@@ -127,6 +133,11 @@ def gradient(
     return grad
 
 
+def lanes(device: torch.device) -> int:
+    """Sequences that one program of `_finish` takes; with more, `_total` runs too."""
+    return _launch(device).lanes
+
+
 def _launch(device: torch.device) -> Launch:
     return LAUNCH.get(architecture(device), DEFAULT_LAUNCH)
 
@@ -150,7 +161,7 @@ def _cases(target: str, launch: Launch) -> list[CompileCase]:
     fp32 = lambda *names: dict.fromkeys(names, "*fp32")  # noqa: E731
     cases, warps = [], launch.num_warps
     for dtype in ("fp32", "bf16"):
-        arrays = {"logprob_ptr": f"*{dtype}", "ref_ptr": f"*{dtype}"} | fp32("mask_ptr", "parts_ptr")
+        arrays = {"logprob_ptr": f"*{dtype}", "ref_ptr": f"*{dtype}"} | {"mask_ptr": "*fp32", "parts_ptr": "*fp64"}
         arrays |= {"cu_ptr": "*i32", "first_ptr": "*i32"}
         constants = {"HAS_MASK": True, "SEARCH": kernel.SEARCH, "BLOCK": launch.block}
         cases.append(_case(f"sums_{dtype}", target, kernel._sums, arrays, {}, constants, warps))
@@ -158,17 +169,19 @@ def _cases(target: str, launch: Launch) -> list[CompileCase]:
         arrays |= fp32("g_loss_ptr", "g_ratio_ptr") | {"grad_ptr": f"*{dtype}"}
         constants = {"HAS_MASK": True, "HAS_LOSS": True, "HAS_RATIO": True, "BLOCK": launch.block}
         cases.append(_case(f"gradient_{dtype}", target, kernel._gradient, arrays, {}, constants, warps))
-    arrays = fp32(
-        "parts_ptr", "reward_ptr", "baseline_ptr", "weight_ptr", "extra_ptr", "loss_ptr", "ratio_ptr", "coefficient_ptr"
-    )
+    results = fp32("loss_ptr", "ratio_ptr", "coefficient_ptr") | {"totals_ptr": "*fp64"}
+    arrays = fp32("reward_ptr", "baseline_ptr", "weight_ptr", "extra_ptr") | results | {"parts_ptr": "*fp64", "cu_ptr": "*i32"}
     constants = {"HAS_PARTS": True, "HAS_WEIGHT": True, "HAS_EXTRA": True, "ALLOW_EMPTY": False}
     constants |= {"BLOCK": launch.block, "LANES": launch.lanes, "PARTS": launch.parts}
-    scalars = {"tau_high": "fp32", "tau_low": "fp32"}
-    cases.append(_case("finish", target, kernel._finish, arrays | {"cu_ptr": "*i32"}, scalars, constants, launch.finish_warps))
+    tau = {"tau_high": "fp32", "tau_low": "fp32"}
+    for name, alone in (("finish", True), ("finish_many", False)):
+        share = constants | {"ALONE": alone}
+        cases.append(_case(name, target, kernel._finish, arrays, tau, share, launch.finish_warps))
+    cases.append(_case("total", target, kernel._total, results, {"groups": "i32"} | tau, {"LANES": launch.lanes}, 4))
     return cases
 
 
 def _case(name, target, function, arrays, scalars, constants, num_warps) -> CompileCase:
-    sizes = {"tokens": "i32"} | ({} if name.startswith("gradient") else {"sequences": "i32"})
+    sizes = ({} if name == "total" else {"tokens": "i32"}) | ({} if name.startswith("gradient") else {"sequences": "i32"})
     signature = arrays | sizes | scalars | dict.fromkeys(constants, "constexpr")
     return CompileCase(name, target, function, signature, constants, {"num_warps": num_warps}, tuple(arrays))

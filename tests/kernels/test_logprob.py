@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from group_of_ranks import on_ranks
 from k15.kernels.logprob import IGNORE, chunked, linear_logprob, linear_logprob_naive
 
 TOKENS, HIDDEN, VOCAB = 13, 7, 11
@@ -68,33 +68,27 @@ def test_wrong_inputs_are_refused(change, message):
         linear_logprob(args.pop("hidden"), args.pop("weight"), args.pop("target"), **args)
 
 
-def _vocab_parallel_rank(rank: int, size: int, store: str, out) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+RANKS = 3  # 11 words in 3 x 6 rows: the second rank ends in padding, the third has nothing else
+
+
+def _vocab_parallel_rank(rank, group):
     hidden, weight, target = _case()
-    padded = torch.cat([weight, torch.full((size * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)])  # padding would dominate
-    h, w = hidden.requires_grad_(), padded.chunk(size)[rank].clone().requires_grad_()
-    logprob, entropy = linear_logprob(
-        h, w, target, temperature=0.7, tp_group=torch.distributed.group.WORLD, return_entropy=True, vocab_size=VOCAB
-    )
+    padded = torch.cat([weight, torch.full((RANKS * 6 - VOCAB, HIDDEN), 50.0, dtype=weight.dtype)])  # padding would dominate
+    h, w = hidden.requires_grad_(), padded.chunk(RANKS)[rank].clone().requires_grad_()
+    logprob, entropy = linear_logprob(h, w, target, temperature=0.7, tp_group=group, return_entropy=True, vocab_size=VOCAB)
     (logprob.cos().sum() + (entropy * torch.arange(TOKENS)).sum()).backward()
-    out[rank] = tuple(t.detach().numpy().copy() for t in (logprob, entropy, h.grad, w.grad))
-    torch.distributed.destroy_process_group()
+    return logprob.detach(), entropy.detach(), h.grad, w.grad
 
 
 def test_vocab_parallel_equals_one_rank(tmp_path):
-    size = 3  # 11 words in 3 x 6 rows: the second rank ends in padding, the third has nothing else
-    with mp.Manager() as manager:
-        out = manager.dict()
-        mp.spawn(_vocab_parallel_rank, (size, str(tmp_path / "store"), out), nprocs=size)
-        out = dict(out)
+    out = on_ranks(RANKS, _vocab_parallel_rank, tmp_path)
     hidden, weight, target = _case()
     h, w = hidden.requires_grad_(), weight.requires_grad_()
     logprob, entropy = linear_logprob_naive(h, w, target, temperature=0.7)
     (logprob.cos().sum() + (entropy * torch.arange(TOKENS)).sum()).backward()
-    d_weight = torch.cat([torch.from_numpy(out[r][3]) for r in range(size)])
-    for r in range(size):
-        for got, want in zip(out[r][:3], (logprob, entropy, h.grad), strict=True):
-            torch.testing.assert_close(torch.from_numpy(got), want.detach(), rtol=1e-12, atol=1e-12)
+    d_weight = torch.cat([of_rank[3] for of_rank in out])
+    for of_rank in out:
+        for got, want in zip(of_rank[:3], (logprob, entropy, h.grad), strict=True):
+            torch.testing.assert_close(got, want.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(d_weight[:VOCAB], w.grad, rtol=1e-12, atol=1e-12)
     assert d_weight[VOCAB:].abs().sum() == 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from group_of_ranks import on_ranks
 from k15.kernels.logprob import blocks, linear_logprob, tuning
 from k15.kernels.logprob.check import check_targets
 from logprob_cases import logprob_and_gradients, make, pmd_and_gradients, sequences
@@ -14,7 +14,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
     ("tokens", "width", "vocab", "dtype", "changes"),
     [
         (1, 507, 1003, BF16, {}),
-        (123, 507, 1003, BF16, {}),
+        (123, 252, 507, BF16, {}),
         (252, 64, 140, BF16, {"logits_bytes": 200 * 140 * 4}),  # two blocks of tokens in backward
         (41, 37, 1003, FP32, {"row_block": 256}),  # a row takes several steps
         (37, 507, 130, FP16, {"forward": "blocks"}),
@@ -44,18 +44,15 @@ def test_repeats_bit_for_bit_and_without_entropy(device):
     torch.testing.assert_close(first["logprob"], with_entropy["logprob"], rtol=0, atol=2e-6)
 
 
-def _rank(rank: int, size: int, store: str, out) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+def _rank(rank, group):
     x, s = _shared_case()
-    x.weight = x.weight.chunk(size)[rank].clone()
-    group = torch.distributed.group.WORLD
-    tuning.TABLE["cpu"] = tuning.replace(tuning.TABLE["cpu"], d_bytes=8 * 72 * 4, logits_bytes=3 * 72 * 4)
-    for backend in ("triton", "torch"):
-        alone = logprob_and_gradients(x, "ours", backend=backend, tp_group=group)
-        fused = pmd_and_gradients(x, s, "ours", backend=backend, tp_group=group)
-        out[rank, backend] = tuple({k: v.numpy().copy() for k, v in values.items()} for values in (alone, fused))
-    torch.distributed.destroy_process_group()
+    x.weight = x.weight.chunk(2)[rank].clone()
+    out = {}
+    with tuning.changed(torch.device("cpu"), d_bytes=8 * 72 * 4, logits_bytes=3 * 72 * 4):
+        for backend in ("triton", "torch"):
+            alone = logprob_and_gradients(x, "ours", backend=backend, tp_group=group)
+            out[backend] = (alone, pmd_and_gradients(x, s, "ours", backend=backend, tp_group=group))
+    return out
 
 
 def _shared_case():
@@ -64,15 +61,12 @@ def _shared_case():
 
 
 def test_two_ranks_equal_one(tmp_path, as_good):
-    with mp.Manager() as manager:
-        out = manager.dict()
-        mp.spawn(_rank, (2, str(tmp_path / "store"), out), nprocs=2)
-        out = dict(out)
+    out = on_ranks(2, _rank, tmp_path)
     x, s = _shared_case()
     for kind, compute in enumerate((logprob_and_gradients, lambda x, which: pmd_and_gradients(x, s, which))):
         exact, plain = compute(x, "exact"), compute(x, "plain")
         for backend in ("triton", "torch"):
-            parts = [{k: torch.from_numpy(v) for k, v in out[rank, backend][kind].items()} for rank in range(2)]
+            parts = [dict(of_rank[backend][kind]) for of_rank in out]
             d_weight = torch.cat([part.pop("d_weight") for part in parts])
             as_good(d_weight, plain["d_weight"], exact["d_weight"], factor=2, what=f"{backend} d_weight")
             for part in parts:
