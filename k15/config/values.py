@@ -38,7 +38,8 @@ POSITIVE = (
     "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
     "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
     "reward.correct",
-    "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "rollout.gpu_memory_utilization",
+    "rollout.request_timeout_s", "rollout.silence_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size",
+    "rollout.gpu_memory_utilization",
     "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "sandbox.queue_patience_s", "cluster.cpus_per_task",
     *POSITIVE_IN_TINY,
 )  # fmt: skip

@@ -51,12 +51,16 @@ class Snapshot:
         seconds = GaugeMetricFamily(
             "k15_engine_update_seconds", "Last load of weights by an engine, by part", labels=["name", "part"]
         )
+        read = GaugeMetricFamily(
+            "k15_engine_read_bytes", "Last load of weights: the most that one worker of the engine copied", labels=["name"]
+        )
         for name, update in self.updates.items():
             held.add_metric([name], update["version"])
             for part, value in update.items():
                 if part.endswith("_s"):
                     seconds.add_metric([name, part.removesuffix("_s")], value)
-        yield from (stored, held, seconds)
+            read.add_metric([name], update["bytes_read"])
+        yield from (stored, held, seconds, read)
         yield CounterMetricFamily("k15_weights_pulls", "Weight versions made local", value=self.pulls.count)
         yield CounterMetricFamily("k15_weights_pulled_bytes", "Copied from peers", value=self.pulls.nbytes)
         yield GaugeMetricFamily("k15_weights_pull_seconds", "Last pull of a version", value=self.pulls.last_s)

@@ -8,16 +8,17 @@ Answers are streamed (`k15.rollout.stream`), so that an engine that dies takes o
 import asyncio
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import aiohttp
 
 from k15.config.schema import RepetitionConfig
 from k15.errors import EngineError
 from k15.rollout.server import SERVED_NAME
-from k15.rollout.stream import STREAM_TOKENS, Answer, EngineStale, EngineUnavailable, Generation, events
+from k15.rollout.stream import STREAM_TOKENS, Answer, EngineFrozen, EngineStale, EngineUnavailable, Generation, events
 
-__all__ = ["EngineClient", "EngineStale", "EngineUnavailable", "Generation", "engine_session"]
+__all__ = ["EngineClient", "EngineFrozen", "EngineStale", "EngineUnavailable", "Generation", "engine_session"]
 # A host that is silent for so long (unplugged, crashed) is given up; a link that is down for 10 s is not.
 _KEEPALIVE_IDLE_S, _KEEPALIVE_EVERY_S, _KEEPALIVE_COUNT = 15, 5, 6
 _SILENCE_S = _KEEPALIVE_IDLE_S + _KEEPALIVE_EVERY_S * _KEEPALIVE_COUNT
@@ -46,14 +47,22 @@ class EngineClient:
     """Speaks to the engine at `base_url` with the job's bearer token. Every method raises EngineUnavailable when the
     engine does not answer within `timeout_s` (a request's whole time), EngineError when it refuses or answers nonsense.
 
+    Answers are streams: while requests are out and none of them brings anything for `silence_s`, the engine is frozen, and all
+    raise EngineFrozen. `/health` would not tell: it is answered by another process than the one that computes.
+
     `expect(version)`: from then on `generate` takes tokens of that weight version only, and raises EngineStale else.
     """
 
-    def __init__(self, base_url: str, token: str, session: aiohttp.ClientSession, timeout_s: float = 300.0) -> None:
+    def __init__(
+        self, base_url: str, token: str, session: aiohttp.ClientSession, timeout_s: float = 300.0, silence_s: float = 300.0
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session = session
-        self._timeout_s = timeout_s
+        self._timeout_s, self._silence_s = timeout_s, silence_s
+        self._heard = 0.0  # when anything came last, by the loop's clock
+        self._out: set[asyncio.Timeout] = set()  # of the requests that are out
+        self._looking: asyncio.TimerHandle | None = None
         self._expected: int | None = None
         self._proven = False  # this server has shown that it holds the expected version
         self._proving = asyncio.Lock()
@@ -127,17 +136,50 @@ class EngineClient:
 
     async def _stream(self, path: str, body: object, answer: Answer) -> Generation:
         where, limit = f"engine {self.base_url}{path}", aiohttp.ClientTimeout(total=self._timeout_s)
+        watched = asyncio.timeout(None)
         try:
-            async with self._session.post(self.base_url + path, json=body, headers=self._headers, timeout=limit) as response:
+            async with (
+                watched,
+                self._listening(watched),
+                self._session.post(self.base_url + path, json=body, headers=self._headers, timeout=limit) as response,
+            ):
                 if response.status != 200:
                     raise _refusal(where, response.status, await response.read())
                 async for event in events(response, where):
+                    self._heard = asyncio.get_running_loop().time()
                     answer.add(event)
         except TimeoutError as error:
+            if watched.expired():
+                raise EngineFrozen(f"{where}: nothing for any request in {self._silence_s:g} s", answer.partial()) from error
             raise EngineUnavailable(f"{where}: no whole answer in {self._timeout_s:g} s", answer.partial()) from error
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnavailable(f"{where}: {type(error).__name__}: {error}", answer.partial()) from error
         return answer.whole()
+
+    @asynccontextmanager
+    async def _listening(self, watched: asyncio.Timeout) -> AsyncIterator[None]:
+        """`watched` expires once the engine has been silent for too long."""
+        if not self._out:
+            self._heard = asyncio.get_running_loop().time()
+        self._out.add(watched)
+        if self._looking is None:
+            self._look()
+        try:
+            yield
+        finally:
+            self._out.discard(watched)
+
+    def _look(self) -> None:
+        """At times, for as long as requests are out."""
+        loop, step = asyncio.get_running_loop(), self._silence_s / 8
+        now = loop.time()
+        if self._looking is not None:
+            self._heard += now - self._looking.when()  # while this process stood still, nothing could be heard
+        if now - self._heard > self._silence_s:
+            for watched in self._out:
+                watched.reschedule(now)
+            self._out.clear()  # an expired one cannot be set again
+        self._looking = loop.call_at(now + step, self._look) if self._out else None
 
     async def prompt_logprobs(self, tokens: Sequence[int]) -> list[float]:
         """log p(tokens[t] | tokens[:t]) for t = 1..len-1, at temperature 1: len(tokens) - 1 floats. For the canary.

@@ -49,6 +49,10 @@ class EngineStale(EngineUnavailable):
     """The engine answers, but with other weights than it must hold: load them again before it is asked again."""
 
 
+class EngineFrozen(EngineUnavailable):
+    """The engine has sent nothing for any of its requests for so long that it is taken for frozen: only a restart helps."""
+
+
 class Answer:
     """One answer of at most `max_tokens` tokens from the engine `where`, all of weight version `expected` (None: any)."""
 

@@ -20,7 +20,7 @@ from k15.rollout.worker import RolloutWorker
 from k15.runs.classic import served_classic
 from k15.runs.evaluate import Evaluator
 from k15.runs.fleet import Fleet
-from k15.runs.head import exit_code, open_head
+from k15.runs.head import Interrupted, exit_code, heeded, open_head
 from k15.runs.loop import Loop
 from k15.runs.prepare import load_prompts, model_folder
 from k15.runs.sandbox import open_sandbox
@@ -52,8 +52,8 @@ async def main(run_dir: Path) -> None:
                 "starting %d trainer ranks and %d engines",
                 cfg.parallel.ranks_per_node * len(agents), cfg.rollout.engines_per_node * len(agents),
             )  # fmt: skip
-            await fleet.start()
-            await open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, token)
+            await heeded(head.stop, fleet.start())
+            await heeded(head.stop, open_sandbox(cfg.sandbox, [*prompts, *held_out], agents, token))
             ask = engines_opener(
                 cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all if not e.visiting], token,
                 tokenizer.encode_prompt, tokenizer.decode,
@@ -89,7 +89,7 @@ def build_loop(
 async def run(loop: Loop, found: tuple[Path, LoopState] | None) -> None:
     """Resume from the checkpoint `found`, or warm up and evaluate; then the loop, the summary and the report."""
     if found is not None:
-        await resume(loop, *found)
+        await heeded(loop.stop_requested, resume(loop, *found))
     else:
         await begin(loop)
     try:
@@ -110,19 +110,23 @@ async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
     loop.metrics.resume_at(state.iteration + 1)
     loop.rollout_log.resume_at(state.iteration + 1)
     await loop.fleet.hand_off(state.version)
+    loop.handed_off = True
     if loop.cfg.save.exports != "latest":  # a run that was stopped had no time for it
         await loop.export()
 
 
 async def begin(loop: Loop) -> None:
-    """First weights, first hand-off, the evaluation before RL, the first checkpoint."""
+    """First weights, first hand-off, the evaluation before RL, the first checkpoint. Raises Interrupted on a stop; what took
+    long, the first weights, is saved once it is there."""
     loop.metrics.resume_at(0)
     loop.rollout_log.resume_at(0)
-    await first_weights(loop)
-    handed = await loop.fleet.hand_off(0)
+    await heeded(loop.stop_requested, first_weights(loop))
+    handed = await loop.hand_off()
     start = await loop.evaluated()
     loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
     await loop.save()
+    if not loop.handed_off:
+        raise Interrupted
 
 
 async def first_weights(loop: Loop) -> None:

@@ -1,9 +1,8 @@
-"""The job's vLLM servers, seen from the controller: start, heal, load a weight version, prove it by the canary, sleep, wake."""
+"""The job's vLLM servers, seen from the controller: heal, load a weight version, prove it by the canary, sleep, wake."""
 
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -12,36 +11,12 @@ from k15.config.schema import RunConfig
 from k15.errors import EngineError, K15Error, WeightsError
 from k15.log import get_logger
 from k15.node.client import AgentClient
-from k15.rollout.client import EngineClient, EngineStale, EngineUnavailable
-from k15.rollout.server import engine_command, wait_ready
+from k15.rollout.client import EngineClient, EngineFrozen, EngineStale, EngineUnavailable
+from k15.runs.engine import Engine, Held, Launch
 
 log = get_logger("engines")
-START_TIMEOUT_S = 600.0
 # The output head alone, computed in bf16 by vLLM and in fp32 by the trainer, differs by about 0.01 nats a token.
 CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-
-
-@dataclass(eq=False)
-class Engine:
-    """One vLLM server: where it runs and how it is spoken to. `index` counts the engines of its node.
-
-    `visiting`: on a node that came for rollout only; the run goes on without it when it fails."""
-
-    name: str
-    agent: AgentClient
-    index: int
-    client: EngineClient
-    visiting: bool = False
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while it is started, healed, loaded, slept or woken
-
-
-@dataclass
-class Held:
-    """What all engines must hold: a version, its segment files by node rank, and the canary's log-probs under it."""
-
-    version: int
-    paths: dict[int, list[str]]
-    canary: list[float]
 
 
 class Engines:
@@ -60,10 +35,10 @@ class Engines:
         canary: Sequence[int],
     ) -> None:
         self.cfg = cfg
-        self.model_dir = model_dir
         self.token = token
         self.session = session
         self.device = device
+        self._launch = Launch(cfg, model_dir, token, device)
         self.canary = list(canary)
         self.all: list[Engine] = []
         self.held: Held | None = None
@@ -80,11 +55,12 @@ class Engines:
             Engine(f"engine-{agent.node_rank}-{i}", agent, i, self._client(), visiting)
             for agent in agents for i in range(self.cfg.rollout.engines_per_node)
         ]  # fmt: skip
-        await asyncio.gather(*(self._spawn(e) for e in made))
+        await asyncio.gather(*(self._launch.start(e) for e in made))
         return made
 
     def _client(self) -> EngineClient:
-        return EngineClient("", self.token, self.session, self.cfg.rollout.request_timeout_s)
+        times = self.cfg.rollout
+        return EngineClient("", self.token, self.session, times.request_timeout_s, times.silence_timeout_s)
 
     def admit(self, engines: Sequence[Engine]) -> None:
         """Visiting engines that run: the next `take` gives them weights, and they are sampled from after it."""
@@ -94,36 +70,10 @@ class Engines:
         """Do without the engines of a visiting node. Returns when nothing runs on them."""
         gone = [e for e in self.all if e.visiting and e.agent.node_rank == node_rank]
         self.all = [e for e in self.all if e not in gone]
+        for engine in gone:
+            if engine.catching_up is not None:
+                engine.catching_up.cancel()
         await asyncio.gather(*(self.on_leave(e.client) for e in gone))
-
-    async def _spawn(self, engine: Engine) -> None:
-        agent, name = engine.agent, engine.name
-        port, _ = await agent.free_port()
-        host = agent.url.split("//")[1].rsplit(":", 1)[0]
-        argv, env = engine_command(
-            self.cfg.rollout, model_dir=self.model_dir, host=host, port=port, device=self.device, dtype=self.cfg.model.dtype,
-            max_context=self.cfg.model.max_context_tokens, dummy=True, token=self.token,
-            worker_extension="k15.weights.engine.EngineWeights",
-        )  # fmt: skip
-        size = self.cfg.rollout.tensor_parallel
-        devices = list(range(engine.index * size, (engine.index + 1) * size)) if self.device == "cuda" else None
-        module = argv.index("-m")
-        await agent.start(name, argv[module + 1], argv[module + 2 :], env, devices=devices, url=f"http://{host}:{port}")
-        watching = asyncio.create_task(self._until_dead(engine))
-        try:
-            await wait_ready(f"http://{host}:{port}", self.token, lambda: not watching.done(), START_TIMEOUT_S)
-        except EngineError as error:
-            tail = await agent.log_tail(name)
-            raise EngineError(f"{name} on node {agent.node_rank} did not start: {error}\n{tail}") from error
-        finally:
-            watching.cancel()
-        engine.client.point_to(f"http://{host}:{port}")
-
-    @staticmethod
-    async def _until_dead(engine: Engine) -> None:
-        """Returns when the agent says that the process has ended."""
-        while (await engine.agent.processes())[engine.name]["alive"]:
-            await asyncio.sleep(1.0)
 
     async def _restart(self, engine: Engine) -> float:
         """Replace a dead or stale server by a new one that holds what all must hold; its client stays the same object.
@@ -132,7 +82,7 @@ class Engines:
         """
         log.warning("restarting %s on node %d", engine.name, engine.agent.node_rank)
         await engine.agent.stop(engine.name, grace_s=2)
-        await self._spawn(engine)
+        await self._launch.start(engine)
         return 0.0 if self.held is None else await self._load(engine, self.held)
 
     async def heal(self, client: EngineClient, error: Exception) -> EngineClient | None:
@@ -163,6 +113,9 @@ class Engines:
         if isinstance(error, EngineStale):
             await self._load_or_restart(engine)
             return client
+        if isinstance(error, EngineFrozen):
+            await self._restart(engine)
+            return client
         deadline = asyncio.get_running_loop().time() + patience_s
         while asyncio.get_running_loop().time() < deadline:
             if not (await engine.agent.processes())[engine.name]["alive"]:
@@ -178,6 +131,8 @@ class Engines:
     async def take(self, held: Held) -> float:
         """Make every engine hold `held`, in place or by restart; the largest canary difference. All or none is sampled from.
 
+        A visiting one that is being restarted, or must be, is not waited for: it misses the phase and catches up.
+
         Raises WeightsError where an engine then differs from the trainer by more than rollout.canary_tolerance.
         """
         self.held = held
@@ -188,12 +143,18 @@ class Engines:
 
     async def _hold_or_drop(self, engine: Engine) -> float | None:
         try:
-            difference = await self._hold(engine)
+            difference = await self._hold_now(engine) if engine.visiting else await self._hold(engine)
         except K15Error as fault:
             if not engine.visiting:
                 raise
             self._give_up(engine, fault)
             await self.on_leave(engine.client)
+            return None
+        if difference is None:
+            log.warning("%s on node %d misses version %d", engine.name, engine.agent.node_rank, engine.client.expected)
+            await self.on_leave(engine.client)
+            if engine.catching_up is None or engine.catching_up.done():
+                engine.catching_up = asyncio.create_task(self._catch_up(engine))
             return None
         if engine not in self.all:
             return None  # it was given up, or left, while it loaded
@@ -203,6 +164,38 @@ class Engines:
     async def _hold(self, engine: Engine) -> float:
         async with engine.busy:
             return await self._load_or_restart(engine)
+
+    async def _hold_now(self, engine: Engine) -> float | None:
+        """As `_hold`, but None where that would be the wait for a restart."""
+        if engine.busy.locked():
+            return None
+        if self.cfg.rollout.update == "restart":
+            return await self._hold(engine)
+        async with engine.busy:
+            assert self.held is not None
+            try:
+                return await self._load(engine, self.held)
+            except EngineError as error:
+                log.error("%s could not be updated: %s", engine.name, error)
+                return None
+
+    async def _catch_up(self, engine: Engine) -> None:
+        """Bring an engine that missed a version to what all hold by then; it is sampled from in the phase after that."""
+        try:
+            async with engine.busy:
+                while engine in self.all and self.held is not None and engine.loaded != self.held.version:
+                    wanted = self.held
+                    try:
+                        await self._load_or_restart(engine)
+                    except WeightsError:
+                        if self.held is wanted:
+                            raise  # else its segments were dropped meanwhile, for a newer version
+        except K15Error as fault:
+            self._give_up(engine, fault)
+            return
+        if engine in self.all:
+            log.info("%s has caught up", engine.name)
+            self.on_join(engine.client)
 
     async def _load_or_restart(self, engine: Engine) -> float:
         """Load and prove it. An engine that dies meanwhile, or whose state is unknown, is replaced once."""
@@ -218,7 +211,7 @@ class Engines:
     async def _load(self, engine: Engine, held: Held) -> float:
         """Load `held` and prove it: mean |engine - trainer| over the canary's log-probs (nats). `held` may be older than what
         all must hold by now; whoever set that waits for this engine and loads it again."""
-        await engine.agent.update(engine.name, held.version)
+        times = await engine.agent.update(engine.name, held.version)
         got, expected = await engine.client.prompt_logprobs(self.canary), held.canary
         if len(got) != len(expected):
             raise WeightsError(f"{engine.name} gave {len(got)} canary log-probs, the trainer {len(expected)}")
@@ -232,6 +225,7 @@ class Engines:
                 f"token on the canary text (allowed: {limit}). Either it does not hold the trainer's weights, or the rounding of "
                 f"{self.cfg.model.dtype} differs that much: try model.dtype=float32 to tell, then raise rollout.canary_tolerance."
             )
+        engine.loaded, engine.bytes_read = held.version, int(times["bytes_read"])
         return difference
 
     async def sleep(self) -> None:

@@ -15,7 +15,8 @@ from k15.config.schema import RunConfig
 from k15.errors import ClusterError
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
-from k15.runs.engines import Engines, Held
+from k15.runs.engine import Held
+from k15.runs.engines import Engines
 from k15.runs.trainer_client import TrainerClient
 from k15.runs.trainer_ranks import end_processes, start_trainer
 from k15.runs.visitors import Visitors
@@ -87,10 +88,8 @@ class Fleet:
             self._trainer_holds = False
 
     async def save(self, folder: str) -> None:
-        """The trainer's part of a checkpoint; the devices go back to the engines."""
-        await self.trainer_on_device()
+        """The trainer's part of a checkpoint. Whoever has the devices keeps them: an engine that hangs delays no checkpoint."""
         await self.trainer.call("save", folder=folder)
-        await self.engines_on_device()
 
     async def hand_off(self, version: int) -> dict[str, float]:
         """Give every engine the trainer's weights as `version`, and the devices; seconds by part, the canary's difference.
@@ -121,6 +120,7 @@ class Fleet:
         return {
             "handoff_publish_s": published - start, "handoff_pull_s": arrived - published, "handoff_load_s": loaded - arrived,
             "handoff_s": clock() - start, "handoff_bytes_pulled": float(elsewhere + sum(p["bytes_pulled"] for p in pulled)),
+            "handoff_bytes_read": float(sum(e.bytes_read for e in self.engines.all)),
             "canary_mean_abs": difference, "engines": float(len(self.engines.all)),
             **self._offloaded,
         }  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -29,6 +29,23 @@ log = get_logger("controller")
 
 class Interrupted(Exception):
     """The pre-timeout signal came: everything has been saved, the job is to be requeued."""
+
+
+T = TypeVar("T")
+
+
+async def heeded(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises Interrupted, with the work called off, where `stop` is set before it is done."""
+    running, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise Interrupted
+        return running.result()
+    finally:
+        for task in (running, stopping):
+            task.cancel()
+        await asyncio.wait({running, stopping})
 
 
 @dataclass

@@ -20,7 +20,7 @@ from k15.runs.batches import build_batch, phase_metrics, rollout_metrics, train_
 from k15.runs.evaluate import Evaluator
 from k15.runs.exports import keep_export
 from k15.runs.fleet import Fleet
-from k15.runs.head import Interrupted
+from k15.runs.head import Interrupted, heeded
 from k15.runs.state import Checkpoints, LoopState
 from k15.types import Group, Prompt, Score
 
@@ -45,6 +45,7 @@ class Loop:
     state: LoopState = field(default_factory=LoopState)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    handed_off: bool = False  # the engines hold the version of `state`
 
     async def run(self) -> None:
         """From `state` to the last iteration. Raises Interrupted after saving when a stop was requested."""
@@ -58,7 +59,7 @@ class Loop:
             last = self.state.iteration == total
             if last or self.state.iteration % self.cfg.save.every == 0 or self.stop_requested.is_set():
                 await self.save()
-            if self.stop_requested.is_set() and not last:
+            if self.stop_requested.is_set() and not (last and self.handed_off):
                 raise Interrupted
         progress.close()
 
@@ -91,16 +92,23 @@ class Loop:
 
     async def evaluated(self) -> dict[str, float]:
         """The held-out columns; none where a stop is requested meanwhile: the time that is left is for saving."""
-        running = asyncio.create_task(self.evaluator.run())
-        stopping = asyncio.create_task(self.stop_requested.wait())
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not running.done():
-            running.cancel()
-            await asyncio.wait({running})
+        try:
+            return await heeded(self.stop_requested, self.evaluator.run())
+        except Interrupted:
             log.warning("the evaluation was broken off: the run is to be saved")
             return {}
-        return await running
+
+    async def hand_off(self) -> dict[str, float]:
+        """The engines get the version of `state`; its columns. None where a stop is requested meanwhile: who goes on from the
+        checkpoint hands it off again."""
+        self.handed_off = False
+        try:
+            handed = await heeded(self.stop_requested, self.fleet.hand_off(self.state.version))
+        except Interrupted:
+            log.warning("the hand-off was broken off: the run is to be saved")
+            return {}
+        self.handed_off = True
+        return handed
 
     async def _rollouts(self) -> list[Group]:
         """All groups in flight after one segment each: the unfinished ones first, then new prompts."""
@@ -151,7 +159,7 @@ class Loop:
                 trained = train_metrics(await self.fleet.train(batch))
         self.state.version += 1
         with self.timer.span("weights"):
-            handed = await self.fleet.hand_off(self.state.version)
+            handed = await self.hand_off()
         return {**trained, **handed}
 
     def _log_rollouts(self, number: int, done: list[Group], scores: list[list[Score]], waiting: list[Group]) -> None:

@@ -10,7 +10,10 @@ from k15.runs.job import MAY_CHANGE, Job
 from k15.runs.prepare import preflight
 
 __all__ = ["main", "preflight", "run"]
-RESUMED_WITH = ("algo.iterations", "weights", "rollout.canary_tolerance", "rollout.request_timeout_s", "rollout.max_retries")
+RESUMED_WITH = (
+    "algo.iterations", "weights", "rollout.canary_tolerance", "rollout.request_timeout_s",
+    "rollout.silence_timeout_s", "rollout.max_retries",
+)  # fmt: skip
 JOB = Job("rl", RunConfig, check, "k15.runs.controller", (*MAY_CHANGE, *RESUMED_WITH))
 
 

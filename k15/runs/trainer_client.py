@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Client, Connection
+from typing import Any
 
 from k15.errors import TrainerError
 from k15.weights.store import Store
 
+ADDRESS_KEY = "trainer/0"  # rank 0 says there where it listens
 Watch = Callable[[], Awaitable[str | None]]
 
 
@@ -20,10 +22,10 @@ class TrainerClient:
         self._busy = asyncio.Lock()
 
     @staticmethod
-    async def connect(store: Store, generation: str, token: str, watch: Watch, timeout_s: float = 600.0) -> "TrainerClient":
+    async def connect(store: Store, token: str, watch: Watch, timeout_s: float = 600.0) -> "TrainerClient":
         """Wait until rank 0 has published its address. Raises TrainerError when a rank dies first or time runs out."""
         for _ in range(int(timeout_s)):
-            found = await asyncio.to_thread(store.get, f"trainer/{generation}")
+            found = await asyncio.to_thread(store.get, ADDRESS_KEY)
             if found is not None:
                 where = json.loads(found)
                 connection = await asyncio.to_thread(Client, (where["host"], where["port"]), authkey=token.encode())
@@ -34,7 +36,13 @@ class TrainerClient:
         raise TrainerError(f"the trainer did not come up within {timeout_s:.0f} s; see logs/*/trainer-*.log in the run folder.")
 
     async def call(self, method: str, **arguments):
-        """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died."""
+        """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died.
+
+        One that is cancelled goes on all the same, and the next waits for it: its answer must not be taken for another's.
+        """
+        return await asyncio.shield(asyncio.create_task(self._exchange(method, arguments)))
+
+    async def _exchange(self, method: str, arguments: dict[str, Any]) -> Any:
         async with self._busy:
             await asyncio.to_thread(self._connection.send, (method, arguments))
             while not await asyncio.to_thread(self._connection.poll, 1.0):

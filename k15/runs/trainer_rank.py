@@ -27,6 +27,7 @@ from k15.config.dpo import DpoConfig
 from k15.config.trainer import trainer_settings
 from k15.log import get_logger
 from k15.node.rendezvous import Rendezvous
+from k15.runs.trainer_client import ADDRESS_KEY
 from k15.train.device import init_distributed, pick_device
 from k15.train.offload import used_bytes
 from k15.train.preference import Preference, PreferenceTrainer
@@ -164,7 +165,7 @@ def serve(rank: Rank, token: str) -> None:
     if rank.rank == 0:
         listener = Listener((os.environ["MASTER_ADDR"], 0), authkey=token.encode())
         host, port = listener.address
-        rank.store.put(f"trainer/{os.environ['K15_GENERATION']}", json.dumps({"host": host, "port": port}))
+        rank.store.put(ADDRESS_KEY, json.dumps({"host": host, "port": port}))
         connection = listener.accept()
     while True:
         box = [connection.recv() if connection is not None else None]

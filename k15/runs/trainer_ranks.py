@@ -29,7 +29,7 @@ async def start_trainer(
             env = {
                 "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(ranks_per_node * len(agents)),
                 "MASTER_ADDR": rendezvous.head_address, "MASTER_PORT": str(port), "K15_DEVICE": device,
-                "K15_GENERATION": "0", "K15_RENDEZVOUS": str(rendezvous_path),
+                "K15_RENDEZVOUS": str(rendezvous_path),
                 # the job's own choice wins (slurm/fabric.sh, or a user's)
                 "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
                 "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),
@@ -39,7 +39,7 @@ async def start_trainer(
     async def dead() -> str | None:
         return await dead_rank(agents)
 
-    return await TrainerClient.connect(store, "0", rendezvous.token, dead, timeout_s=START_TIMEOUT_S)
+    return await TrainerClient.connect(store, rendezvous.token, dead, timeout_s=START_TIMEOUT_S)
 
 
 async def dead_rank(agents: Sequence[AgentClient]) -> str | None:
@@ -53,7 +53,8 @@ async def dead_rank(agents: Sequence[AgentClient]) -> str | None:
 
 
 async def export_hf(trainer: TrainerClient, agents: Sequence[AgentClient], store: Store, version: int, folder: Path) -> None:
-    """Write the trainer's weights as a Hugging Face folder, on the head node; nothing of them stays in shared memory."""
+    """Write the trainer's weights as a Hugging Face folder, on the head node. Nothing of them stays in shared
+    memory but, with weights.spare, the memory itself, which the next export writes again."""
     await trainer.call("publish", version=version)
     pulled = await agents[0].pull(version)
     await trainer.call("export_hf", paths=pulled["paths"], folder=str(folder))

@@ -13,7 +13,8 @@ import aiohttp
 from k15.errors import ClusterError, K15Error
 from k15.log import get_logger
 from k15.node.client import AgentClient
-from k15.runs.engines import Engine, Engines
+from k15.runs.engine import Engine
+from k15.runs.engines import Engines
 from k15.weights.store import Store
 
 log = get_logger("visitors")

@@ -3,9 +3,13 @@
 import ctypes
 import os
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+Tree = TypeVar("Tree")
 
 
 class Offloaded:
@@ -31,6 +35,22 @@ class Offloaded:
     @property
     def freed_bytes(self) -> int:
         return sum(size for _, size, _ in self._stores)
+
+    def on_host(self, tree: Tree) -> Tree:
+        """The same dicts and lists with each emptied tensor replaced by a view of what was kept of it, so that it can be saved
+        while others have the device."""
+        kept = {store._cdata: copy for store, _, copy in self._stores}
+
+        def one(tensor: Tensor) -> Tensor:
+            number = tensor.untyped_storage()._cdata
+            if number not in kept:
+                return tensor
+            copy = kept[number]
+            assert copy is not None, "a tensor of which nothing was kept"
+            view = torch.empty(0, dtype=tensor.dtype)
+            return view.set_(copy, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+        return tree_map_only(Tensor, one, tree)
 
     def restore(self) -> None:
         for store, size, kept in self._stores:

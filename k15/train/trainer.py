@@ -329,8 +329,8 @@ class Trainer:
     # ---- state -------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """This rank's file with parameters, optimizer, random state and iteration; the caller marks completeness."""
-        self._check_on_device()
+        """This rank's file with parameters, optimizer, random state and iteration; the caller marks completeness. Off the device
+        as well as on it."""
         state = {
             "iteration": self.iteration,
             "parameters": dict(self.named_parameters_local()),
@@ -339,6 +339,8 @@ class Trainer:
         }
         if self.device.type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
+        if self._offloaded is not None:
+            state = self._offloaded.on_host(state)
         checkpoint.save_rank(Path(folder), dist.get_rank(), self._layout(), state)
 
     def load(self, folder: Path) -> None:

@@ -37,12 +37,16 @@ class Buffer:
     mapped: memoryview = field(default_factory=lambda: memoryview(bytearray()))
 
     def put(self, offset: int, source: memoryview) -> int:
-        """Copy `source` to byte `offset`; returns its XXH3-64. Raises OSError where shared memory is full."""
+        """Copy `source` to byte `offset`; returns its XXH3-64. Raises OSError where shared memory is full.
+
+        The checksum first: it brings a block into the cache, where the copy finds it. The other way round the copy's target
+        has pushed the source out, which costs a tenth.
+        """
         digest = xxhash.xxh3_64()
         for start in range(0, len(source), FOLD_BYTES):
             block = source[start : start + FOLD_BYTES]
-            self.write(offset + start, block)
             digest.update(block)
+            self.write(offset + start, block)
         return digest.intdigest()
 
     def write(self, offset: int, block: memoryview) -> None:

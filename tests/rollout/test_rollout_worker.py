@@ -9,7 +9,7 @@ from fake_engine import TOKEN, FakeEngine, expected
 
 from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.errors import ConfigError, EngineError
-from k15.rollout.client import EngineClient, EngineUnavailable, engine_session
+from k15.rollout.client import EngineClient, EngineFrozen, EngineUnavailable, engine_session
 from k15.rollout.seeds import new_group, segment_seed
 from k15.rollout.stream import STREAM_TOKENS
 from k15.rollout.worker import RolloutWorker
@@ -30,10 +30,10 @@ def groups_of(n: int, k: int = 4) -> list[Group]:
 
 
 @asynccontextmanager
-async def running(n: int, cfg: RolloutConfig, on_failure=None, step_s: float = 0.0, timeout_s: float = 5.0):
+async def running(n: int, cfg: RolloutConfig, on_failure=None, step_s: float = 0.0, timeout_s: float = 5.0, silence_s=60.0):
     engines = [await FakeEngine(step_s).start() for _ in range(n)]
     async with engine_session() as session:
-        clients = [EngineClient(e.url, TOKEN, session, timeout_s) for e in engines]
+        clients = [EngineClient(e.url, TOKEN, session, timeout_s, silence_s) for e in engines]
         yield engines, RolloutWorker(clients, cfg, 7, max_context_tokens=64, on_engine_failure=on_failure)
     for engine in engines:
         await engine.kill()
@@ -296,6 +296,29 @@ async def test_a_phase_that_was_stopped_and_is_run_again_keeps_to_the_versions_b
         sent = len(engine.requests)
         assert await worker.run(groups, 1) == groups and len(engine.requests) == sent  # nothing of the budget is left
         assert any(r.length > 12 for g in await worker.run(groups, 2) for r in g.rollouts)
+
+
+async def test_a_frozen_engine_is_noticed_by_its_silence():
+    """It stops in mid-answer, its server still says that all is well, and its requests may take an hour."""
+    told = []
+
+    async def on_failure(client, error):
+        told.append(error)
+        return client if len(told) > 1 else None
+
+    async with running(2, config(), on_failure, step_s=0.01, timeout_s=3600.0, silence_s=3.0) as (engines, worker):
+        run = asyncio.create_task(worker.run(groups_of(6), 1))
+        while not engines[0].sent:
+            await asyncio.sleep(0.01)
+        engines[0].step_s = 3600.0
+        groups = await asyncio.wait_for(run, 60)
+        assert [type(e) for e in told] == [EngineFrozen]
+        assert all(g.finished for g in groups) and worker.metrics.kept_tokens > 0
+        assert_uninterrupted(groups)
+        engines[0].step_s = 0.01
+        engines[1].faults = ["hang"]  # one request alone: the others' tokens show that the engine computes
+        await asyncio.wait_for(worker.run(groups_of(4), 1), 60)
+        assert len(told) == 2 and not worker.clients[0]._out
 
 
 async def test_a_cancelled_phase_leaves_nothing_running():

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten_with_path
 from train_ranks import hf_config, make_samples, make_trainer, on_ranks
 
 from k15.errors import DataError, TrainerError
+from k15.train.checkpoint import rank_file
+from k15.train.offload import Offloaded
 from k15.types import Batch
 
 CONFIG = hf_config("qwen2")
@@ -60,6 +63,7 @@ def life_of_a_trainer(folder: str) -> dict:
     plain = make_trainer(CONFIG)
     plain.train_iteration(_batch(0))
     out["offload"] = (freed, _weights(trainer), _weights(plain))
+    out["saved"] = _saved_on_and_off_the_device(trainer, Path(folder))
     out["rest"] = _rest_equals_correct_only()
     trainer.save(Path(folder) / "other")
     with pytest.raises(TrainerError, match=r"another layout \(parameters"):
@@ -132,6 +136,9 @@ def test_reset_resume_offload_and_refusals(tmp_path):
     freed, moved, plain = out.pop("offload")
     assert freed >= 4 * sum(p.numel() for p in plain.values())
     assert _equal(moved, plain)
+    off, on = out.pop("saved")
+    assert off.keys() == on.keys() and len(off) > 3 * len(plain), "parameters, moments, masters"
+    assert all(torch.equal(off[k], on[k]) for k in on)
     mixed, correct = out.pop("rest")
     assert correct.abs().sum() > 0
     assert (mixed - correct).norm() <= 1e-6 * correct.norm()
@@ -141,6 +148,20 @@ def test_reset_resume_offload_and_refusals(tmp_path):
         assert _equal(*pairs["resumed"]), key
         assert not _equal(*pairs["moments_matter"]), key
         assert pairs["iteration"] == (2, 2)
+
+
+def _saved_on_and_off_the_device(trainer, folder: Path) -> list[dict]:
+    """All tensors of two checkpoints by place: the first written while parameters, moments and masters lie elsewhere."""
+    found = []
+    everything = [t for _, t in trainer.named_parameters_local()] + trainer.optimizer.tensors()
+    trainer._offloaded = Offloaded(everything, [])  # as on CUDA, where there is another place to go
+    assert not any(t.untyped_storage().nbytes() for t in everything)
+    for name in ("off", "on"):
+        trainer.save(folder / name)
+        trainer.onload()
+        leaves, _ = tree_flatten_with_path(torch.load(rank_file(folder / name, 0), weights_only=True)["state"])
+        found.append({str(path): leaf for path, leaf in leaves if isinstance(leaf, torch.Tensor)})
+    return found
 
 
 def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
