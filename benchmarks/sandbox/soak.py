@@ -30,6 +30,7 @@ from k15.sandbox.job import Backend, Job, Limits
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = Limits(wall_s=10, cpu_s=5, memory_mb=128, processes=16, output_bytes=1 << 16, disk_mb=8, files=200)
+_OURS = ("/dev/init", "/dev/wait", "/dev/zygote.py")  # process 1 of a sandbox
 _ORPHANS = (
     "import os, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfor _ in range(4):\n  if not os.fork(): os.setsid()\n"
 )
@@ -102,7 +103,7 @@ def snapshot() -> dict[str, set[str]]:
     processes = set()
     for p in psutil.process_iter(["pid", "ppid", "cmdline"]):
         words = " ".join(p.info["cmdline"] or [])
-        if p.info["pid"] in children or (p.info["ppid"] == 1 and ("/dev/init" in words or "zygote.py" in words)):
+        if p.info["pid"] in children or (p.info["ppid"] == 1 and any(w in words for w in _OURS)):
             processes.add(f"{p.info['pid']} {words[:80]}")
     mine = f"-{os.getpid()}-"
     folders = {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/dev/shm")}

@@ -35,6 +35,7 @@ PYTHON = Job(["python3", "-c", "print(6 * 7)"])
 MAKERS: dict[str, Callable[[], Backend]] = {
     "crun": Crun,
     "bubblewrap": partial(Bubblewrap, groups=False),
+    "one bwrap a job": partial(Bubblewrap, groups=False, resident=False),
     "bubblewrap in a cgroup": partial(Bubblewrap, groups=True),
     "warm": Warm,
 }

@@ -104,9 +104,8 @@ def leftovers() -> dict[str, set[str]]:
     ours = {str(os.getpid())}
     while more := {p for p, parent in parents.items() if parent in ours} - ours:
         ours |= more
-    orphans = {
-        p for p, parent in parents.items() if parent == "1" and ("/dev/init" in names.get(p, "") or MARK in names.get(p, ""))
-    }
+    words = ("/dev/init", "/dev/wait", "/dev/zygote.py", MARK)
+    orphans = {p for p, parent in parents.items() if parent == "1" and any(w in names.get(p, "") for w in words)}
     mine = f"-{os.getpid()}-"
     return {
         "processes": {names.get(p, "") for p in (ours | orphans) - {str(os.getpid())}},

@@ -65,7 +65,7 @@ class Report:
 def examine(backend: Backend, hidden: str = "/sys/kernel") -> Report:
     """Try to break each guarantee of a backend, in image "base"; about a second. `hidden`: a host directory."""
     problems: dict[str, str] = {}
-    small = Limits(wall_s=20, cpu_s=10, memory_mb=96, processes=12, disk_mb=8, files=100)
+    small = Limits(wall_s=60, cpu_s=10, memory_mb=96, processes=12, disk_mb=8, files=100)
 
     def python(code: str, *words: str) -> tuple[str, str | None]:
         outcome = backend.run(Job(["python3", "-c", code, *words], limits=small))
