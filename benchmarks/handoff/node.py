@@ -1,15 +1,17 @@
 """One virtual node as a process: an agent, its segments in shared memory, commands as JSON lines on stdin.
 
-python -m benchmarks.handoff.node NAME FOLDER ETCD PASSWORD TRANSPORT
+python -m benchmarks.handoff.node NAME FOLDER ETCD PASSWORD TRANSPORT NODES
+Over MPI all nodes are one world, started together; each then has two named pipes in place of stdin and stdout (`Node.PIPES`).
 """
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.machine import for_modules
 from k15.node.agent import Agent
@@ -19,16 +21,18 @@ from k15.weights.store import Store
 TOKEN = "benchmark-token-of-one-run"
 
 
-async def serve(name: str, folder: Path, etcd: str, password: str, transport: str) -> None:
+async def serve(name: str, folder: Path, etcd: str, password: str, transport: str, nodes: int) -> None:
     store = Store(etcd, "/k15/handoff", password)
 
     def peers() -> dict[str, str]:
         return {key.rsplit("/", 1)[1]: json.loads(value)["url"] for key, value in store.prefix("agents/").items()}
 
-    versions = Versions(store, name, folder, TOKEN, peers, transport=transport)
+    versions = Versions(store, name, folder, TOKEN, peers, transport=transport, nodes=nodes)
     agent = Agent(node_rank=int(name), address="127.0.0.1", token=TOKEN, log_dir=folder.parent / "logs", segment_dir=folder,
                   pull=versions.pull, collect=versions.collect)  # fmt: skip
-    held = store.hold(f"agents/{name}", json.dumps({"url": await agent.start()}), 15)
+    url = await agent.start()
+    held = store.hold(f"agents/{name}", json.dumps({"url": url}), 15)
+    await asyncio.to_thread(versions.open, url)
     print(json.dumps({"ready": True}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -46,38 +50,72 @@ async def serve(name: str, folder: Path, etcd: str, password: str, transport: st
 
 
 class Node:
-    """The parent's side of one node."""
+    """The parent's side of one node: what goes in, what comes out, and the process (of MPI: that of all nodes)."""
 
-    def __init__(self, name: str, folder: Path, etcd: str, password: str, transport: str) -> None:
-        self.name, self.folder = name, folder
-        folder.mkdir()
-        argv = [sys.executable, "-m", "benchmarks.handoff.node", name, str(folder), etcd, password, transport]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **for_modules())
-        self.answer()
+    PIPES = ("commands", "answers")
+
+    def __init__(self, name: str, into: IO[str], out: IO[str], process: subprocess.Popen) -> None:
+        self.name, self.into, self.out, self.process = name, into, out, process
 
     def tell(self, **command: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
+        self.into.write(json.dumps(command) + "\n")
+        self.into.flush()
 
     def answer(self) -> dict[str, Any]:
         """The next answer. Raises RuntimeError when the node has ended."""
-        assert self.process.stdout is not None
-        while line := self.process.stdout.readline():
+        while line := self.out.readline():
             if line.startswith("{"):  # Mooncake's library writes to the same place
                 return json.loads(line)
         raise RuntimeError(f"node {self.name} ended with code {self.process.wait()}")
 
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+
+def end(nodes: list[Node]) -> None:
+    """All together: those over MPI share a process."""
+    for node in nodes:
+        node.into.close()
+    for node in nodes:
         try:
-            self.process.wait(20)
+            node.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            node.process.kill()
+            node.process.wait()
+
+
+def start(root: Path, count: int, etcd: str, password: str, transport: str) -> list[Node]:
+    """`count` nodes with folders in `root`, ready."""
+    for i in range(count):
+        (root / str(i)).mkdir()
+    words = [
+        [sys.executable, "-m", "benchmarks.handoff.node", str(i), str(root / str(i)), etcd, password, transport, str(count)]
+        for i in range(count)
+    ]
+    nodes = _world(root, words) if transport == "mpi" else [_alone(i, argv) for i, argv in enumerate(words)]
+    for node in nodes:
+        node.answer()
+    return nodes
+
+
+def _alone(number: int, argv: list[str]) -> Node:
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **for_modules())
+    assert process.stdin is not None and process.stdout is not None
+    return Node(str(number), process.stdin, process.stdout, process)
+
+
+def _world(root: Path, words: list[list[str]]) -> list[Node]:
+    """All ranks of one mpiexec, which passes stdin to the first alone: hence named pipes."""
+    for i in range(len(words)):
+        for pipe in Node.PIPES:
+            os.mkfifo(root / str(i) / pipe)
+    argv = [str(Path(sys.executable).with_name("mpiexec"))]
+    for i, rank in enumerate(words):
+        argv += [*([":"] if i else []), "-n", "1", *rank]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **for_modules())
+    opened = [[(root / str(i) / p).open(mode) for p, mode in zip(Node.PIPES, "wr", strict=True)] for i in range(len(words))]
+    return [Node(str(i), into, out, process) for i, (into, out) in enumerate(opened)]
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    asyncio.run(serve(words[0], Path(words[1]), *words[2:]))
+    if words[4] == "mpi":
+        sys.stdin, sys.stdout = ((Path(words[1]) / p).open(mode) for p, mode in zip(Node.PIPES, "rw", strict=True))
+    asyncio.run(serve(words[0], Path(words[1]), *words[2:5], int(words[5])))

@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--gb", type=float, default=1.0, help="GB of weights that travel (1 to 8; needs 6 times that in memory)")
     parser.add_argument("--dtypes", default="bfloat16,float32")
-    parser.add_argument("--transports", default="http,mooncake")
+    parser.add_argument("--transports", default="http,mooncake", help="of http, mooncake, mpi (needs mpiexec)")
     parser.add_argument("--nodes", type=int, default=4, help="that pull at once, at most")
     parser.add_argument("--fan-out-gb", type=float, default=0.25)
     parser.add_argument(

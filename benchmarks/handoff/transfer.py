@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.handoff.node import Node
+from benchmarks.handoff.node import Node, end, start
 from benchmarks.handoff.weights import Trainer
 from k15.weights.buffers import Workspace
 from k15.weights.etcd import start_etcd
@@ -86,10 +86,8 @@ def site(trainer: Trainer, nodes: int, transport: str) -> Iterator[Site]:
         stack.callback(shutil.rmtree, root)
         etcd = start_etcd(root / "etcd" / "data", "127.0.0.1")
         stack.callback(etcd.stop)
-        made = []
-        for i in range(nodes):
-            made.append(Node(str(i), root / str(i), etcd.endpoint, etcd.password, transport))
-            stack.callback(made[-1].close)
+        made = start(root, nodes, etcd.endpoint, etcd.password, transport)
+        stack.callback(end, made)
         here = Site(root, trainer, Store(etcd.endpoint, "/k15/handoff", etcd.password), made)
         stack.callback(here.workspace.close)
         yield here

@@ -45,8 +45,13 @@ def visit(run_dir: Path, rendezvous: Path) -> int:
     if not rendezvous.is_file():
         raise ClusterError(f"{rendezvous} is gone: the run ended, or began again, before this node could join it.")
     identity = JobIdentity.of_visitor()
+    cfg = from_yaml((run_dir / "config.yaml").read_text())
+    if cfg.weights.transport == "mpi":
+        raise ConfigError(
+            f"{run_dir} has weights.transport=mpi: the nodes that train are one MPI world, which no other node can join. "
+            "Give weights.transport=auto, http or mooncake."
+        )
     from k15.node.service import Node  # brings torch: after the checks
 
-    cfg = from_yaml((run_dir / "config.yaml").read_text())
     node = Node(identity, run_dir, device(cfg.cluster.device), weights=cfg.weights, joins=rendezvous)
     return asyncio.run(node.run())
