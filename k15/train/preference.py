@@ -81,7 +81,7 @@ class PreferenceTrainer(Trainer):
                 return logprob.sum(), torch.zeros(len(METRICS), device=self.device)
             sequence = torch.segment_reduce(logprob * micro.mask, "sum", offsets=micro.cu_seqlens.long())
             sums = _sums(sequence - micro.baseline, micro.weight[::2], preference)
-            return sums[0], sums.detach()
+            return sums[0].clone(), sums.detach()  # pipeline stages free the loss they are given: no view of what is kept
 
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
