@@ -10,22 +10,32 @@
 declare -A LIVE_JOBS LIVE_UIDS KEEP_UIDS PROCESS_UID PROCESS_JOB
 ALL_KNOWN= # the user of each live job is known, so that users without one are known too
 
-# Fills PROCESS_UID and PROCESS_JOB (number of the job by control group, or empty), by pid. Slurm's own are left out.
+# who DIR: sets NAME_OF and UID_OF (the real one) of a process; false where it is gone, or dead and only not yet fetched.
+who() {
+  local key value
+  NAME_OF='' UID_OF=''
+  while read -r key value _; do
+    case $key in
+      Name:) NAME_OF=$value ;;
+      State:) [[ $value != Z ]] || return 1 ;;
+      Uid:) UID_OF=$value && return 0 ;;
+    esac
+  done 2>/dev/null <"$1/status"
+  return 1
+}
+
+# Fills PROCESS_UID and PROCESS_JOB (number of the job by control group, or empty), by pid. Slurm's own are left out: root's,
+# since anybody can take their names.
 list_processes() {
-  local dir pid key value line uid
+  local dir pid line
   PROCESS_UID=() PROCESS_JOB=()
   for dir in /proc/[0-9]*; do
-    pid=${dir#/proc/} uid=
-    while read -r key value _; do
-      case $key in
-        Name:) [[ $value != slurmstepd && $value != slurmd && $value != sackd ]] || break ;;
-        Uid:) uid=$value && break ;;
-      esac
-    done 2>/dev/null <"$dir/status"
-    [[ -n $uid ]] || continue
-    PROCESS_UID[$pid]=$uid PROCESS_JOB[$pid]=
-    while read -r line; do
-      [[ ! $line =~ slurm.*/job_([0-9]+) ]] || PROCESS_JOB[$pid]=${BASH_REMATCH[1]}
+    pid=${dir#/proc/}
+    who "$dir" || continue
+    [[ $UID_OF != 0 || $NAME_OF != @(slurmstepd|slurmd|sackd) ]] || continue
+    PROCESS_UID[$pid]=$UID_OF PROCESS_JOB[$pid]=
+    while read -r line; do # the topmost: below its own group a program may give any name
+      [[ ! $line =~ /[^/]*slurm[^/]*/(uid_[0-9]+/)?job_([0-9]+)(/|$) ]] || PROCESS_JOB[$pid]=${BASH_REMATCH[2]}
     done 2>/dev/null <"$dir/cgroup"
   done
   # neither the first process nor this script with what started it, which have the job's environment too
@@ -42,8 +52,8 @@ list_live() {
   local dir pid title job child uid found
   LIVE_JOBS=() LIVE_UIDS=() ALL_KNOWN=1
   for dir in /proc/[0-9]*; do
-    read -r title 2>/dev/null <"$dir/comm" || continue
-    [[ $title == slurmstepd ]] || continue
+    who "$dir" || continue
+    [[ $NAME_OF == slurmstepd && $UID_OF == 0 ]] || continue
     pid=${dir#/proc/}
     title=$(tr '\0' ' ' <"$dir/cmdline" 2>/dev/null)
     [[ $title != *infinity* ]] || continue # holds the control groups of version 2 and no job

@@ -17,13 +17,14 @@ pytestmark = pytest.mark.slurm
 
 ADMIN = Path(__file__).resolve().parents[2] / "slurm" / "admin"
 
-# A process that keeps nothing of its job (no session, no parent, no environment), listens on a port, and holds shared memory
-# of all kinds; argv: port, names below /dev/shm, file that is written when all is there.
+# A process that keeps nothing of its job (no session, no parent, no environment) and calls itself Slurm's, listens on a port, and
+# holds shared memory of both kinds; argv: port, file that is written when all is there, names below /dev/shm.
 HOLDER = r"""
 import ctypes, os, socket, sys, time
 if os.fork():
     os._exit(0)
 os.setsid()
+ctypes.CDLL(None).prctl(15, b"slurmstepd")
 server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
 for name in sys.argv[3:]:
     path = f"/dev/shm/{name}"
@@ -175,7 +176,7 @@ def test_a_killed_job_leaves_nothing_and_the_job_of_another_user_stays(nodes: Cl
     assert traces(box, other, neighbour, 7702) == before
     assert box.job(neighbour)["JobState"] == "RUNNING" and "none" in state(box, "n1")
     log = (box.dir / "log" / "k15-node.log").read_text()
-    assert re.search(rf"n1 k15 epilog job {victim}: killed .*{escaped}:python3", log), log
+    assert re.search(rf"n1 k15 epilog job {victim}: killed .*{escaped}:slurmstepd", log), log
     assert re.search(rf"n1 k15 epilog job {victim}: removed 4 pieces of shared memory", log), log
     short = submit(box, mine, "echo >/dev/shm/psm_short", "-w", "n2")
     box.wait_job(short, "COMPLETED")
