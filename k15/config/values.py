@@ -136,5 +136,3 @@ def check_values(cfg: RunConfig) -> None:
             )
     if not math.isfinite(cfg.reward.custom_weight):
         raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")
-    if cfg.rollout.top_p == 0:
-        raise ConfigError("rollout.top_p is 0, which leaves no token to sample. Give a number above 0, 1 for all tokens.")

@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from k15.errors import K15Error
+from k15.errors import REQUEUE, K15Error
 from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.rollout.client import engine_session
 from k15.weights.store import Store
 
-REQUEUE = 85
 log = get_logger("controller")
 
 
