@@ -81,9 +81,9 @@ def _rank(rank: int, world: int, port: int, function: Callable[..., Any], folder
 
 def make_trainer(config: Mapping[str, Any], parallel: dict[str, Any] | None = None, **algo: Any):
     """A float32 CPU trainer with random weights of seed 1 (the same in every layout) and temperature 0.8."""
-    from k15.train.trainer import Trainer
+    from k15.train.preference import PreferenceTrainer
 
-    trainer = Trainer(
+    trainer = PreferenceTrainer(
         config,
         parallel=ParallelConfig(**(parallel or {})),
         algo=AlgoConfig(**({"micro_batch_tokens": 64} | algo)),
