@@ -75,7 +75,7 @@ def users(box: Cluster) -> Iterator[tuple[str, str]]:
         yield names
     finally:
         for name in names:
-            subprocess.run(["userdel", name], capture_output=True)
+            subprocess.run(["userdel", "--force", name], capture_output=True)
 
 
 @pytest.fixture
