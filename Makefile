@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh Debian machine: `make rl` and `make test`.
 VENV ?= .venv
+WORKERS ?= 2 # processes that tests run in; 0: in one, as plain pytest
 BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 
@@ -11,7 +12,7 @@ rl: setup ## the default experiment as a real Slurm job over two nodes; words=..
 	@VENV=$(VENV) slurm/local/run experiment=arithmetic $(words)
 
 test: setup
-	@$(BIN)/python -m pytest $(args)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(args)
 
 bench: setup ## what a machine without a GPU can measure; see benchmarks/README.md
 	@env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks $(args)
