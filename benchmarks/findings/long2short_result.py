@@ -118,7 +118,8 @@ def figure(found: Sequence[Row]) -> Figure:
             _dots(ax, row, colour)
         ax.set_xlim(left=0)
         ax.set_ylim(0, 100)
-        ps.finish(ax, title=f"{kind} answers", x="mean tokens of an answer", y="held-out accuracy, %", legend=ax is axes[0])
+        ps.finish(ax, title=f"{kind} answers", x="mean tokens of an answer", y="held-out accuracy, %", legend=False)
+    canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
     return canvas
 
 
