@@ -13,8 +13,9 @@ _CHOICES = {k: CHOICES[k] for k in ("data.kind", "data.on_bad_row", "cluster.kin
 _POSITIVE = (
     "samples", "chunk_prompts", "start_timeout_s", "model.max_context_tokens", "rollout.temperature",
     "rollout.max_response_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
-    "rollout.request_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size", "reward.workers", "reward.timeout_s",
-    "cluster.nodes", "cluster.time_min", "data.train_size",
+    "rollout.request_timeout_s", "rollout.silence_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size",
+    "rollout.gpu_memory_utilization", "reward.workers", "reward.timeout_s", "cluster.nodes", "cluster.time_min",
+    "data.train_size",
 )  # fmt: skip
 
 

@@ -24,12 +24,18 @@ Row = TypeVar("Row")
 _LOGGED_ROWS = 5
 
 
+class PlainText(Sample):
+    """A whole text, or a piece of one: nothing in it was asked, its `prompt_len` of 1 is the token that nothing predicts."""
+
+    __slots__ = ()
+
+
 class Examples:
     """Samples by number. `lengths` int64 [n]: tokens of each."""
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._tokens, self._mask = array("i"), array("B")
-        self._starts, self._prompts = array("q", [0]), array("i")
+        self._starts, self._prompts, self._plain = array("q", [0]), array("i"), array("B")
         for sample in samples:
             self.add(sample)
 
@@ -38,6 +44,7 @@ class Examples:
         self._mask.extend((0,) * sample.prompt_len + tuple(sample.loss_mask))
         self._starts.append(len(self._tokens))
         self._prompts.append(sample.prompt_len)
+        self._plain.append(isinstance(sample, PlainText))
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -51,14 +58,13 @@ class Examples:
         return np.diff(np.frombuffer(self._starts, dtype=np.int64))
 
     def prompt_key(self, index: int) -> bytes:
-        """The bytes of the prompt's tokens; of a plain text (all but its first token counts), those of the text."""
-        start, prompt, end = self._starts[index], self._prompts[index], self._starts[index + 1]
-        plain_text = prompt == 1 and all(self._mask[start + 1 : end])
-        return self._tokens[start : end if plain_text else start + prompt].tobytes()
+        """The bytes of the prompt's tokens; of a plain text, those of the text."""
+        start = self._starts[index]
+        return self._tokens[start : self._starts[index + 1] if self._plain[index] else start + self._prompts[index]].tobytes()
 
     def fingerprint(self) -> str:
         """Changes with any token, mask or order."""
-        parts = (self._tokens, self._mask, self._starts, self._prompts)
+        parts = (self._tokens, self._mask, self._starts, self._prompts, *((self._plain,) if any(self._plain) else ()))
         return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()[:16]
 
 
@@ -92,27 +98,29 @@ def read_examples(
     return read_rows(path, parse, on_bad_row, limit)
 
 
-def plain(document: str, tokenizer: TextTokenizer) -> Sample:
+def plain(document: str, tokenizer: TextTokenizer) -> PlainText:
     """A text as pretraining sees it (report B): the tokenizer's first token if it puts one, the text, the end token; each but
-    the first counts. Raises DataError where the chat template would be put around it."""
+    the first counts. Raises DataError where the chat template would be put around it, and where no token would count."""
     if tokenizer.chat:
         raise DataError("`text` is learned as it is, not through the model's chat template; set model.chat=false")
     tokens = tokenizer.encode_prompt(document)
-    tokens = tokens if tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id]
-    return Sample(tuple(tokens), 1, (1,) * (len(tokens) - 1))
+    tokens = tokens if tokens and tokens[-1] == tokenizer.eos_id else [*tokens, tokenizer.eos_id]
+    if len(tokens) < 2:
+        raise DataError(f"`text` is {document!r}, in which the tokenizer finds nothing but the end: nothing is left to learn")
+    return PlainText(tuple(tokens), 1, (1,) * (len(tokens) - 1))
 
 
 def pieces(samples: Iterable[Sample], most: int) -> Iterator[Sample]:
     """Plain texts of more than `most` tokens cut into pieces of at most that (a last single token is dropped); other samples
     as they are."""
     for sample in samples:
-        if len(sample.tokens) <= most or sample.prompt_len > 1:
+        if len(sample.tokens) <= most or not isinstance(sample, PlainText):
             yield sample
             continue
         for start in range(0, len(sample.tokens) - 1, most):
             cut = sample.tokens[start : start + most]
             if len(cut) > 1:
-                yield Sample(cut, 1, (1,) * (len(cut) - 1))
+                yield PlainText(cut, 1, (1,) * (len(cut) - 1))
 
 
 def read_pairs(

@@ -104,7 +104,8 @@ async def sample(
 ) -> None:  # fmt: skip
     """Ask the engines at `urls` for each chunk of `todo`, judge, and journal it under its key. Raises EngineError."""
     async with engine_session() as session:
-        clients = [EngineClient(url, token, session, cfg.rollout.request_timeout_s) for url in urls]
+        times = cfg.rollout.request_timeout_s, cfg.rollout.silence_timeout_s
+        clients = [EngineClient(url, token, session, *times) for url in urls]
         worker = RolloutWorker(clients, cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens)
         with Rewards(cfg.reward, cfg.seed) as rewards:
             for number, (key, chunk) in enumerate(todo, 1):

@@ -104,6 +104,10 @@ class Task(ABC):
     def check_resumable(self, run_dir: Path) -> None:  # noqa: B027  most need nothing
         """Raises TrainerError where what was kept of the starting weights is gone, which a resumed run no longer has."""
 
+    def has_begun(self, run_dir: Path) -> bool:
+        """Is all that `begin` makes there from an earlier start?"""
+        return True
+
     async def begin(self, trainer: TrainerClient, run_dir: Path, stopped: Callable[[], bool]) -> bool:
         """What is needed of the weights as they are at the start; False: stopped before it was all there. Raises K15Errors."""
         return True
@@ -143,7 +147,8 @@ class SftTask(Task):
 
 
 class DpoTask(Task):
-    """Preferences (report 2.4). Sample 2p is chosen, 2p + 1 rejected; the reference's log-probs are computed once."""
+    """Preferences (report 2.4). Sample 2p is chosen, 2p + 1 rejected; the reference's log-probs are computed once, of the pairs
+    that are trained on and of the eval.size held-out ones."""
 
     units = 2
 
@@ -154,29 +159,34 @@ class DpoTask(Task):
         super().__init__(cfg, files, [1.0] * len(files), self.extra if data.eval_paths else None)
         self.preference = {"beta": cfg.loss.beta, "smoothing": cfg.loss.label_smoothing}
         self.reference = np.full(len(self.examples) + len(self.extra), np.nan)
+        first = 0 if self.source is self.examples else len(self.examples) // 2
+        self._used = np.unique(2 * np.concatenate((self.kept, first + self.held))[:, None] + np.arange(2))
 
     def _known(self, run_dir: Path) -> tuple[Path, np.ndarray]:
-        """(the file of the reference's log-probs, numbers of those that it lacks); the others are read. No setting of `eval`
-        counts, so that they may change when a run is resumed."""
+        """(the file of the reference's log-probs, numbers of those that are used and that it lacks); the others are read. Its name
+        holds no setting of `eval`, so that they may change when a run is resumed."""
         assert self.cfg.model.path is not None, "check_dpo asks for a model"
         weights = fingerprint(Path(self.cfg.model.path))
         key = json.dumps([self.fingerprint, self.extra.fingerprint(), weights, self.cfg.model.dtype])
         path = run_dir / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         if path.is_file():
             self.reference = np.load(path)
-        return path, np.flatnonzero(~np.isfinite(self.reference))
+        return path, self._used[~np.isfinite(self.reference[self._used])]
 
     def check_resumable(self, run_dir: Path) -> None:
-        """Raises TrainerError where a log-prob of the reference is not there."""
-        path, missing = self._known(run_dir)
-        if len(missing):
+        """Raises TrainerError where the reference is not that of the run. What a larger eval.size adds can still be computed."""
+        path, _ = self._known(run_dir)
+        if not path.is_file():
             raise TrainerError(
-                f"{path} is missing or incomplete, or the files of {self.cfg.model.path} have changed since it was written, and "
-                "the weights have moved on from the reference. Give another run_dir to start anew."
+                f"{path} is missing, or the files of {self.cfg.model.path} have changed since it was written: they are not the "
+                "reference that the run has begun with. Give another run_dir to start anew."
             )
 
+    def has_begun(self, run_dir: Path) -> bool:
+        return not len(self._known(run_dir)[1])
+
     async def begin(self, trainer: TrainerClient, run_dir: Path, stopped: Callable[[], bool]) -> bool:
-        """Log-probs of every response under the starting weights, from the cache or computed (report 2.4)."""
+        """Log-probs of every response that is used under the starting weights, from the cache or computed (report 2.4)."""
         path, missing = self._known(run_dir)
         if not len(missing):
             return True
@@ -189,7 +199,7 @@ class DpoTask(Task):
         written = io.BytesIO()
         np.save(written, self.reference)
         atomic_write(path, written.getvalue())
-        return bool(np.isfinite(self.reference).all())  # computed ones are, so False means that a stop came before
+        return bool(np.isfinite(self.reference[missing]).all())  # computed ones are, so False means that a stop came before
 
     def _check_reference(self, numbers: np.ndarray) -> None:
         """Raises TrainerError where a log-prob of these samples is no number: asked again it would be none either."""

@@ -67,7 +67,7 @@ def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | N
     """The samples of one file."""
     found = read_examples(path, tokenizer, turns=cfg.data.turns, on_bad_row=cfg.data.on_bad_row, limit=limit)
     longest = max(stage.context_tokens for stage in cfg.named_stages().values() if stage.epochs)
-    return pieces(found, longest) if cfg.data.on_long == "split" else found
+    return pieces(found, min(longest, cfg.model.max_context_tokens)) if cfg.data.on_long == "split" else found
 
 
 def dpo_rows(cfg: DpoConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[tuple[Sample, Sample]]:

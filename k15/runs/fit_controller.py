@@ -95,6 +95,10 @@ class Fit:
 
     async def _start(self, found: tuple[Path, FitState] | None) -> None:
         """The weights, and what the task needs of them; as they were where there is a checkpoint."""
+        if found is None or not self.task.has_begun(self.run_dir):  # the latter: eval.size has grown
+            await self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf")
+            if not await self.task.begin(self.trainer, self.run_dir, self.head.stop.is_set):
+                raise Interrupted
         if found is not None:
             folder, self.state = found
             log.info("resuming from %s", folder.name)
@@ -102,12 +106,7 @@ class Fit:
             self.metrics.resume_at(self.state.iteration + 1)
         else:
             self.state = FitState(iterations=len(self.task.schedule), data=self.task.fingerprint)
-            await self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf")
             self.metrics.resume_at(0)
-        stop = self.head.stop
-        if not await self.task.begin(self.trainer, self.run_dir, stop.is_set):
-            raise Interrupted
-        if found is None:
             with self.timer.span("eval"):
                 row = await self.task.evaluate(self.trainer)
             self.metrics.write({"iteration": 0, **row, **self.timer.take()})

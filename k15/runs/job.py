@@ -81,11 +81,13 @@ def check_devices_here(cfg: Any) -> None:
             "cluster.device is cuda, but this machine shows no GPU (/dev/nvidia*, CUDA_VISIBLE_DEVICES). "
             "Give cluster.device=cpu or auto, or run it where there is one: k15 launch."
         )
-    kernels = getattr(getattr(cfg, "algo", None), "kernels", "auto")
-    if kernels == "triton" and not found and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError(
-            "algo.kernels is triton, which needs a GPU, and this machine shows none. Give algo.kernels=auto or torch."
-        )
+    if found or os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    for room in ("algo", "fit"):
+        if getattr(getattr(cfg, room, None), "kernels", "auto") == "triton":
+            raise ConfigError(
+                f"{room}.kernels is triton, which needs a GPU, and this machine shows none. Give {room}.kernels=auto or torch."
+            )
 
 
 def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:

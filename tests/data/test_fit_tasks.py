@@ -100,7 +100,7 @@ def test_what_a_resumed_run_cannot_go_on_from_is_known_without_ranks(tmp_path):
         return None
 
     folder = asyncio.run(checkpoints.write(state, nothing))
-    with pytest.raises(TrainerError, match="reference-.* is missing or incomplete"):
+    with pytest.raises(TrainerError, match="reference-.* is missing"):
         resumable(checkpoints, task, run)
     assert begun(task, run, -3.0)[0]
     smaller = dpo(tmp_path, "eval.size=1")
@@ -112,12 +112,14 @@ def test_what_a_resumed_run_cannot_go_on_from_is_known_without_ranks(tmp_path):
 
 @pytest.mark.parametrize("own_files", [False, True])
 def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_path, own_files):
-    """Every log-prob of the reference is that of its own response, wherever the pair is held out."""
+    """Every log-prob of the reference is that of its own response, wherever the pair is held out; a larger eval.size asks for
+    the pairs that it adds, and no other."""
     more = [f"data.eval_paths=[{tmp_path / 'out.jsonl'}]"] if own_files else []
     pairs = [{"prompt": f"{i}*2=", "chosen": f"#{2 * i}", "rejected": f"#{i}0000"} for i in range(7)]
     written(tmp_path / "out.jsonl", pairs)
     task = dpo(tmp_path, "eval.size=3", *more)
     asked, judged = [], []
+    used = 2 * (len(task.kept) + 3)
 
     def scores(samples: list[Sample]) -> list[float]:
         asked.extend(s.tokens for s in samples)
@@ -130,8 +132,14 @@ def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_pa
     with rank_0(sequence_logprobs=scores, preference_loss=loss) as trainer:
         assert asyncio.run(task.begin(trainer, tmp_path, lambda: False))
         assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": task.cfg.loss.beta, "eval_n": 3}
-    assert len(asked) == len(set(asked)) == (54 if own_files else 40)
-    assert len(judged) == 6 and all(own == given for own, given in judged)
+        assert len(asked) == used and (used == 46 or not own_files)
+        larger = dpo(tmp_path, "eval.size=5", *more)
+        larger.check_resumable(tmp_path)
+        assert task.has_begun(tmp_path) and not larger.has_begun(tmp_path)
+        assert asyncio.run(larger.begin(trainer, tmp_path, lambda: False)) and larger.has_begun(tmp_path)
+        assert asyncio.run(larger.evaluate(trainer))["eval_n"] == 5
+    assert len(asked) == len(set(asked)) == used + 4
+    assert len(judged) == 16 and all(own == given for own, given in judged)
 
 
 def test_the_two_of_a_pair_count_together(tmp_path):

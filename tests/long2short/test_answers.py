@@ -86,6 +86,8 @@ def tiny(folder) -> list[str]:
         (["reward.judge.url=http://x/v1", "reward.judge.model=m"], "reward.judge.url is 'http://x/v1', but k15 shortest"),
         (["reward.classic.path=export"], "reward.classic.path is 'export'"),
         (["sandbox.url=http://127.0.0.1:9"], "token_file are both needed"),
+        (["rollout.silence_timeout_s=0"], "rollout.silence_timeout_s is 0"),
+        (["rollout.gpu_memory_utilization=0"], "rollout.gpu_memory_utilization is 0"),
         (["rollout.top_p=0"], "rollout.top_p is 0, which leaves no token"),
         (["rollout.repetition.min_period=9", "rollout.repetition.max_period=4"], "needed: 1 <= min_period <= max_period"),
         (["rollout.repetition.min_repeats=1"], "min_repeats >= 2"),
