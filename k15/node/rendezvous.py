@@ -54,8 +54,18 @@ class JobIdentity:
         own, env = JobIdentity.from_environment(), os.environ
         if "SLURM_JOB_ID" not in env:
             raise ClusterError("only a Slurm job can join a run; submit one with `k15 scale RUN_DIR +1`.")
-        number = env[f"SLURM_JOB_ID_HET_GROUP_{env['K15_HET_GROUP']}" if "K15_HET_GROUP" in env else "SLURM_JOB_ID"]
-        return JobIdentity(own.job, 1000 * int(number) + own.node_rank, own.node_count, own.restart)
+        return JobIdentity(own.job, 1000 * int(own.allocation) + own.node_rank, own.node_count, own.restart)
+
+    @property
+    def allocation(self) -> str:
+        """What Slurm's epilog calls the job on this node: the number alone, of an array's task and of a heterogeneous job's
+        part too, which `job` is not. Outside Slurm it is `job`."""
+        env = os.environ
+        if not self.in_slurm:
+            return self.job
+        if "K15_HET_GROUP" in env:
+            return env[f"SLURM_JOB_ID_HET_GROUP_{env['K15_HET_GROUP']}"]
+        return env.get("SLURM_JOB_ID", self.job)
 
     @property
     def in_slurm(self) -> bool:

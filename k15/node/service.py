@@ -58,7 +58,7 @@ class Node:
         self.device = device
         self.head = identity.node_rank == 0
         self.address = node_address(identity.node_count, joinable=identity.in_slurm and command == "rl")
-        self.segments = job_directory(f"{identity.job}-{identity.node_rank}")
+        self.segments = job_directory(f"{identity.allocation}-{identity.node_rank}")
         self.stopping = asyncio.Event()
         self.exit_code = 0
         self._etcd: Etcd | None = None

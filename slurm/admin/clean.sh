@@ -7,40 +7,65 @@
 #
 # Nothing here asks slurmctld: a thousand nodes that end a job together would keep it from work.
 
-declare -A LIVE_JOBS LIVE_UIDS KEEP_UIDS PROCESS_UID PROCESS_JOB
-ALL_KNOWN= # the user of each live job is known, so that users without one are known too
+shopt -s dotglob # also names below /dev/shm that begin with points
 
-# who DIR: sets NAME_OF and UID_OF (the real one) of a process; false where it is gone, or dead and only not yet fetched.
+declare -A LIVE_JOBS LIVE_UIDS KEEP_UIDS KNOWN_UIDS PROCESS_UID PROCESS_JOB PROCESS_BORN
+ALL_KNOWN=   # the user of each live job is known, so that users without one are known too
+KEEP_KNOWN=  # and so are those whom list_keep was told of
+HEADLESS=()  # environments of processes whose main thread has ended: their own one is empty
+
+# who DIR: sets NAME_OF, UID_OF (the real one) and DIR_OF of a process; false where it is gone, or dead and only not yet
+# fetched. DIR_OF is that of a living thread if the main one has ended, which shows neither environment nor control group.
 who() {
-  local key value
-  NAME_OF='' UID_OF=''
+  local key value dead='' task
+  NAME_OF='' UID_OF='' DIR_OF=$1
   while read -r key value _; do
     case $key in
       Name:) NAME_OF=$value ;;
-      State:) [[ $value != Z ]] || return 1 ;;
-      Uid:) UID_OF=$value && return 0 ;;
+      State:) [[ $value != [ZX] ]] || dead=1 ;;
+      Uid:) UID_OF=$value && [[ -n $dead ]] || return 0 ;;
+      Threads:) ((value > 1)) && break || return 1 ;;
     esac
   done 2>/dev/null <"$1/status"
-  return 1
+  [[ -n $UID_OF ]] || return 1
+  for task in "$1"/task/*; do
+    [[ ${task##*/} == "${1##*/}" ]] || DIR_OF=$task
+  done
+}
+
+# born PID: sets BORN to when it began (field 22 of stat), which tells a process from a later one with its number.
+born() {
+  local line='' fields
+  IFS= read -r -d '' line 2>/dev/null <"/proc/$1/stat"
+  read -ra fields <<<"${line##*) }" # its name may hold anything
+  BORN=${fields[19]:-}
+}
+
+# end_listed PID: kills it if it is still the process that list_processes saw.
+end_listed() {
+  born "$1"
+  [[ -n $BORN && $BORN == "${PROCESS_BORN[$1]:-}" ]] && kill -KILL "$1" 2>/dev/null
 }
 
 # Fills PROCESS_UID and PROCESS_JOB (number of the job by control group, or empty), by pid. Slurm's own are left out: root's,
 # since anybody can take their names.
 list_processes() {
   local dir pid line
-  PROCESS_UID=() PROCESS_JOB=()
+  PROCESS_UID=() PROCESS_JOB=() PROCESS_BORN=() HEADLESS=()
   for dir in /proc/[0-9]*; do
     pid=${dir#/proc/}
     who "$dir" || continue
     [[ $UID_OF != 0 || $NAME_OF != @(slurmstepd|slurmd|sackd) ]] || continue
-    PROCESS_UID[$pid]=$UID_OF PROCESS_JOB[$pid]=
+    born "$pid"
+    PROCESS_UID[$pid]=$UID_OF PROCESS_JOB[$pid]='' PROCESS_BORN[$pid]=$BORN
+    [[ $DIR_OF == "$dir" ]] || HEADLESS+=("$DIR_OF/environ")
     while read -r line; do # the topmost: below its own group a program may give any name
       [[ ! $line =~ /[^/]*slurm[^/]*/(uid_[0-9]+/)?job_([0-9]+)(/|$) ]] || PROCESS_JOB[$pid]=${BASH_REMATCH[2]}
-    done 2>/dev/null <"$dir/cgroup"
+    done 2>/dev/null <"$DIR_OF/cgroup"
   done
   # neither the first process nor this script with what started it, which have the job's environment too
   pid=$$
-  while ((pid > 1)); do
+  while ((${pid:-0} > 1)); do
     unset "PROCESS_UID[$pid]"
     pid=$(awk '/^PPid/ {print $2}' "/proc/$pid/status" 2>/dev/null)
   done
@@ -68,8 +93,9 @@ list_live() {
       # by its group where that says so; else by the process, but what holds a job between its steps may be root's
       uid=$(sed -n 's#.*/uid_\([0-9]*\)/job_.*#\1#p' "/proc/$child/cgroup" 2>/dev/null | head -n 1)
       if [[ -z $uid ]]; then
-        uid=$(stat -c %u "/proc/$child" 2>/dev/null)
-        ((${uid:-0} > 0)) || continue
+        who "/proc/$child" || continue
+        uid=$UID_OF
+        { ((uid > 0)) && named_uid "$uid"; } || continue # a container's own users say nothing
       fi
       LIVE_UIDS[$uid]=1 found=1
     done
@@ -81,23 +107,52 @@ list_live() {
   done
 }
 
-# gone UID: an ordinary user who has no live job here.
-gone() {
-  [[ -n $ALL_KNOWN ]] && (($1 >= K15_MIN_UID && $1 != 65534)) && [[ -z ${LIVE_UIDS[$1]:-}${KEEP_UIDS[$1]:-} ]]
+# named_uid UID: somebody's, by name; those of containers (subuid) and of sandboxes are not.
+named_uid() {
+  [[ -n ${KNOWN_UIDS[$1]:-} ]] || { timeout 10 getent passwd "$1" >/dev/null && KNOWN_UIDS[$1]=1; }
 }
 
+# gone UID: an ordinary user who has no live job here. 60001 to 65535 are daemons' (Debian's slurm, ceph, systemd's own) and
+# nobody's.
+gone() {
+  [[ -n $ALL_KNOWN && -n $KEEP_KNOWN ]] && (($1 >= K15_MIN_UID && ($1 < 60001 || $1 > 65535))) &&
+    [[ -z ${LIVE_UIDS[$1]:-}${KEEP_UIDS[$1]:-} ]] && named_uid "$1"
+}
+
+# Fills KEEP_UIDS from K15_KEEP_USERS (names or numbers) and SlurmUser, whose daemons may run on this node. Who has a name that
+# nobody knows (now: a directory service may be away) could be anybody: then no user counts as gone.
 list_keep() {
   local user uid
-  for user in $K15_KEEP_USERS; do
-    uid=$(id -u "$user") && KEEP_UIDS[$uid]=1
+  KEEP_UIDS=() KEEP_KNOWN=1
+  for user in $K15_KEEP_USERS $(slurm_user); do
+    if [[ $user =~ ^[0-9]+$ ]]; then
+      uid=$user
+    elif ! uid=$(id -u -- "$user" 2>/dev/null); then
+      note "no user '$user' (K15_KEEP_USERS, SlurmUser): only what names an ended job is removed"
+      KEEP_KNOWN= && continue
+    fi
+    KEEP_UIDS[$uid]=1
   done
+}
+
+# SlurmUser of slurm.conf; nothing where an included file has it (name that user in K15_KEEP_USERS).
+slurm_user() {
+  sed -nE 's/^[[:space:]]*SlurmUser[[:space:]]*=[[:space:]]*([^[:space:]#(]+).*/\1/Ip' "${SLURM_CONF:-/etc/slurm/slurm.conf}" 2>/dev/null
+}
+
+# leader JOB: SLURM_HET_JOB_ID if JOB is another part of that job, which lives here no longer; else JOB. The environment of all
+# parts has the leading one's number.
+leader() {
+  local het=${SLURM_HET_JOB_ID:-}
+  [[ $het =~ ^[0-9]+$ && -z ${LIVE_JOBS[$het]:-} ]] || het=$1
+  echo "$het"
 }
 
 # Prints the pids of what ended job $1 of user $2 left, and of users who have no job here.
 stale_processes() {
   local pid uid job named
   # those whose environment names the job: a line for each
-  named=" $(grep -lszx "SLURM_JOB_ID=$1" /proc/[0-9]*/environ | sed 's#/proc/\([0-9]*\)/.*#\1#' | tr '\n' ' ')"
+  named=" $(grep -lszx -e "SLURM_JOB_ID=$1" -e "SLURM_JOB_ID=$(leader "$1")" /proc/[0-9]*/environ "${HEADLESS[@]}" | sed 's#/proc/\([0-9]*\)/.*#\1#' | tr '\n' ' ')"
   for pid in "${!PROCESS_UID[@]}"; do
     uid=${PROCESS_UID[$pid]} job=${PROCESS_JOB[$pid]}
     if [[ $job == "$1" ]]; then
@@ -123,7 +178,7 @@ clean_processes() { # JOB UID
     ((${#pids[@]})) || break
     for pid in "${pids[@]}"; do
       ((round)) || names+=("$pid:$(cat "/proc/$pid/comm" 2>/dev/null)")
-      kill -KILL "$pid" 2>/dev/null && ((killed++))
+      end_listed "$pid" && ((killed++))
     done
     sleep 0.2
   done
@@ -140,17 +195,19 @@ thaw() {
 }
 
 # Shared memory: POSIX segments and queues (files), and System V's. k15 names its own after the job.
-clean_shared_memory() { # JOB UID [ARRAY_TASK, as 12_3]
-  local path uid name kind id size=0 count=0
-  local files=(/dev/shm/* /dev/shm/.[!.]* /dev/mqueue/*) objects
+clean_shared_memory() { # JOB UID
+  local path uid name kind id het kb size=0 count=0
+  local files=(/dev/shm/* /dev/mqueue/*) objects
   mapfile -t objects < <(for kind in shm sem msg; do system_v "$kind"; done)
   list_live "$1"
+  het=$(leader "$1")
   for path in "${files[@]}"; do
     uid=$(stat -c %u "$path" 2>/dev/null) || continue
     name=${path##*/}
-    if gone "$uid" || { [[ $uid == "$2" ]] && [[ $name == k15-"$1" || $name == k15-"$1"-* || $name == k15-"${3:-$1}"-* ]]; }; then
-      size=$((size + $(du -sxk "$path" 2>/dev/null | cut -f1)))
-      rm -rf --one-file-system -- "$path" && count=$((count + 1))
+    if gone "$uid" || { [[ $uid == "$2" ]] && [[ $name == k15-"$1" || $name == k15-"$1"-* || $name == k15-"$het"-* ]]; }; then
+      kb=$(du -sxk "$path" 2>/dev/null | cut -f1) # empty if it has gone meanwhile
+      remove_tree "$path" "$uid"
+      [[ -e $path || -L $path ]] || count=$((count + 1)) size=$((size + ${kb:-0}))
     fi
   done
   for name in "${objects[@]}"; do
@@ -158,6 +215,15 @@ clean_shared_memory() { # JOB UID [ARRAY_TASK, as 12_3]
     if gone "$uid" && ipcrm "--$kind-id" "$id" 2>/dev/null; then count=$((count + 1)); fi
   done
   ((count == 0)) || note "removed $count pieces of shared memory, $size KB"
+}
+
+# remove_tree PATH UID: what is that user's below it, or a gone one's; another's live files stay, with the folders around them.
+remove_tree() {
+  local uid whose=(-uid "$2")
+  while read -r uid; do
+    if gone "$uid"; then whose+=(-o -uid "$uid"); fi
+  done < <(find "$1" -xdev -printf '%U\n' 2>/dev/null | sort -u)
+  find "$1" -xdev -depth \( "${whose[@]}" \) -delete 2>/dev/null
 }
 
 # Prints kind, number and owner of each segment (attached by nobody), semaphore or queue, as ipcrm names them.
@@ -192,7 +258,7 @@ clean_gpus() { # GPUS UID
     if [[ -z $uid || -n ${LIVE_JOBS[${job:-0}]:-} || -n ${LIVE_UIDS[$uid]:-} ]]; then
       note "process $pid on GPU $1 is not of an ended job"
     elif [[ $uid == "$2" ]] || gone "$uid"; then
-      kill -KILL "$pid" 2>/dev/null && note "killed $pid, which was left on GPU $1"
+      end_listed "$pid" && note "killed $pid, which was left on GPU $1"
     fi
   done
 }

@@ -14,7 +14,8 @@ NODE=${SLURMD_NODENAME:-$(uname -n)}
 NODE=${NODE%%.*}
 TOOL=k15
 
-note() { printf '%(%FT%T)T %s %s%s: %s\n' -1 "$NODE" "$TOOL" "${SLURM_JOB_ID:+ job $SLURM_JOB_ID}" "$*" >>"$K15_LOG"; }
+# Without control characters: programs of users choose the names that are written here.
+note() { printf '%(%FT%T)T %s %s%s: %s\n' -1 "$NODE" "$TOOL" "${SLURM_JOB_ID:+ job $SLURM_JOB_ID}" "${*//[[:cntrl:]]/}" >>"$K15_LOG"; }
 
 # drain REASON: no new job comes here. A node that is drained already keeps the reason that it has.
 drain() {

@@ -83,7 +83,9 @@ make_gpus() {
     if [[ -z $ADMIN ]]; then
       ln -sfn /dev/null "$DIR/dev/gpu$i"
     else # ConstrainDevices would take /dev/null away from all; nothing answers under this number, but it can be refused
-      [[ -c $DIR/dev/gpu$i ]] || mknod -m 666 "$DIR/dev/gpu$i" c 240 "$i"
+      # 60: for local use, and given to no driver
+      [[ $(stat -c %F:%t:%a "$DIR/dev/gpu$i" 2>/dev/null) == *character*:3c:600 ]] ||
+        { rm -f "$DIR/dev/gpu$i" && mknod -m 600 "$DIR/dev/gpu$i" c 60 "$i"; }
     fi
   done
 }

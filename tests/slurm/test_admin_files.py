@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from k15.node.rendezvous import JobIdentity
+
 ADMIN = Path(__file__).resolve().parents[2] / "slurm" / "admin"
 LOCAL = ADMIN.parent / "local"
 GPUS = "0, 0, Not Active, 1980\n1, 0, Not Active, 1980\n"
@@ -121,6 +123,96 @@ def test_accounts_refuses_what_is_no_share(node: Path) -> None:
     for words in ([], ["prod", "research"], ["prod", "Research=3"]):
         done = subprocess.run([node / "accounts", *words], capture_output=True, text=True, timeout=30)
         assert done.returncode == 2 and ("ACCOUNT=SHARE" in done.stderr)
+
+
+# Its main thread ends while another lives, and its name is a terminal's command; argv: file that is written when all is so.
+HEADLESS = r"""
+import ctypes, sys, threading, time
+libc = ctypes.CDLL(None)
+libc.prctl(15, b"a\033[2Jb")
+
+def stay():
+    time.sleep(0.2)
+    open(sys.argv[1], "w").write("there")
+    time.sleep(60)
+
+threading.Thread(target=stay).start()
+libc.syscall(60, 0)
+"""
+USERS = {"alice": 20001, "bob": 20002, "carol": 20003, "slurmy": 20004, "slurm": 64030}
+HIGH = {"dynamic": 61184, "systemd": 65000, "subuid": 100001, "sandbox": 1796538368}  # and 64030: no ordinary users
+JOB = 987654321
+
+
+def alone(node: Path, code: str, keep: str = "carol 20009") -> str:
+    """stdout of bash code that uses clean.sh, where nothing else is: processes, users, shared memory and mounts of its own."""
+    if os.getuid():
+        pytest.skip("needs root, for other users and for namespaces")
+    (node / "passwd").write_text(
+        "".join(f"{n}:x:{u}:{u}::/:/bin/sh\n" for n, u in {"root": 0, **USERS, "dynamic": 61184}.items())
+    )
+    (node / "slurm.conf").write_text("ClusterName=c\n slurmuser = slurmy # (the daemons')\n")
+    with (node / "site.env").open("a") as site:
+        site.write(f'K15_KEEP_USERS="{keep}"\n')
+    (node / "go").write_text(
+        f"set -uo pipefail; mount --bind {node}/passwd /etc/passwd && mount -t tmpfs shm /dev/shm || exit 1\n"
+        f"source {node}/lib.sh; source {node}/clean.sh; list_keep; list_live {JOB}\n{code}\n"
+    )
+    words = ["unshare", "--mount", "--ipc", "--pid", "--fork", "--mount-proc", "bash", node / "go"]
+    env = {"PATH": os.environ["PATH"], "SLURM_CONF": str(node / "slurm.conf"), "SLURM_JOB_ID": str(JOB)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not done.stderr, done
+    return done.stdout
+
+
+def test_only_ordinary_users_that_have_a_name_are_gone(node: Path) -> None:
+    uids = [0, 999, *USERS.values(), 20005, 20009, *HIGH.values(), 65534]
+    ask = f"for uid in {' '.join(map(str, uids))}; do gone $uid && echo $uid; done; true"
+    assert alone(node, ask).split() == ["20001", "20002"]
+    assert alone(node, ask, keep="nosuch carol") == ""
+    assert "no user 'nosuch'" in (node / "log").read_text()
+
+
+def test_shared_memory_goes_by_owner_and_by_the_names_of_its_job(node: Path) -> None:
+    code = f"""cd /dev/shm && mkdir ..hidden tree tree/alices tree/bobs tree/boxes k15-{JOB}-0 k15-{JOB - 1}-1003 k15-{JOB}1-0
+    for f in ..hidden/x tree/alices/x tree/bobs/x tree/boxes/x carols k15-{JOB}-0/weights; do echo >$f; done
+    chown -R 20001 ..hidden tree; chown -R 20002 tree/bobs; chown -R 100001 tree/boxes; chown 20003 carols; chown -R 20003 k15-*
+    export SLURM_HET_JOB_ID={JOB - 1}
+    clean_shared_memory {JOB} 20003; find . | sort"""
+    left = [".", "./carols", f"./k15-{JOB}1-0", "./tree", "./tree/boxes", "./tree/boxes/x"]
+    assert alone(node, code).split() == left
+    assert "removed 3 pieces of shared memory" in (node / "log").read_text()
+    # what goes between two looks at it: the rest is cleaned all the same
+    tool(node, "du", 'rm -rf "$2"; exec /usr/bin/du "$@"')
+    assert alone(node, "cd /dev/shm; echo >a; echo >b; chown 20001 a b; clean_shared_memory 0 -1; ls") == ""
+
+
+def test_a_process_without_its_main_thread_is_killed_and_one_with_a_used_number_is_not(node: Path) -> None:
+    (node / "headless.py").write_text(HEADLESS)
+    code = f"""cp {node}/headless.py /dev/shm/; : >/dev/shm/there; chmod 666 /dev/shm/there
+    sleep 60 & other=$!; list_processes; PROCESS_BORN[$other]=1
+    end_listed $other; echo $?; kill -0 $other; echo $?
+    env SLURM_JOB_ID={JOB} setpriv --reuid=20003 /usr/bin/python3 /dev/shm/headless.py /dev/shm/there & pid=$!; disown
+    until [[ -s /dev/shm/there ]]; do sleep 0.1; done
+    grep -c '^State:.Z' /proc/$pid/status
+    clean_processes {JOB} 20003; [[ -e /proc/$pid ]]; echo $?; disown; kill -KILL $other"""
+    assert alone(node, code).split() == ["1", "0", "1", "1"]
+    assert re.search(r"killed \d+:a\[2Jb$", (node / "log").read_text(), re.M)
+
+
+def test_shared_memory_is_named_as_the_epilog_names_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("K15_HET_GROUP", raising=False)
+    for name, value in {"JOB_ID": "15", "PROCID": "1", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3", "NTASKS": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    own = JobIdentity.from_environment()
+    assert (own.job, own.allocation) == ("12_3", "15")
+    monkeypatch.setenv("K15_HET_GROUP", "1")
+    monkeypatch.setenv("SLURM_JOB_ID_HET_GROUP_1", "16")
+    part = JobIdentity.of_visitor()
+    assert (part.node_rank, part.allocation) == (16001, "16")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    alone = JobIdentity.from_environment()
+    assert alone.allocation == alone.job
 
 
 def test_every_setting_says_why() -> None:
