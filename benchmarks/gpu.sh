@@ -4,8 +4,16 @@
 # Every part has its own limit, and OUT.json is written anew after each: whatever ends this script leaves what was measured.
 set -uo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
-out=${1:-$repo/benchmarks/results/gpu-$(date -u +%F).json}
-quick=${2:-}
+out='' quick=''
+for word in "$@"; do
+  case $word in
+    --quick) quick=$word ;;
+    -*) echo "gpu.sh: there is no option $word; allowed: --quick" >&2 && exit 2 ;;
+    *) [[ -z $out ]] || { echo "gpu.sh: two files, $out and $word; give one" >&2 && exit 2; }
+      out=$word ;;
+  esac
+done
+out=${out:-$repo/benchmarks/results/gpu-$(date -u +%F).json}
 mkdir -p "$(dirname "$out")"
 python=${PYTHON:-python3}
 work=$(mktemp -d)

@@ -159,7 +159,7 @@ class _TritonLoss(torch.autograd.Function):
         sums = launch.sums(logprob, ref, cu, mask)
         parts = sums.parts
         if group is not None:
-            whole = launch.own_log_ratio(parts, cu, tokens)
+            whole = launch.own_log_ratio(parts, cu, tokens)  # rounded here, and again when the ranks' are added
             dist.all_reduce(whole, group=group)
             parts, extra = None, whole if extra is None else whole + extra
         results = launch.finish(parts, cu, reward, baseline, weight, extra, tau, tokens, split)

@@ -8,8 +8,9 @@
 Tiles are BLOCK neighbouring tokens wherever sequences begin, so one giant sequence and many short ones load the chip alike.
 Going on from one piece (a tile's part of a sequence) to the next, either the sequence's or the tile's number grows by one:
 the piece of sequence s in tile t has place s + t in `parts`, no other one has, and nobody needs to count or to share.
-Every sum has a fixed order, so results repeat bit for bit. Terms and sums are fp64: a log-ratio is the true sum, rounded, and
-where gaps nearly cancel the result is no worse than PyTorch's (fp32 sums failed that in 3 of 100 random packs).
+Every sum has a fixed order, so results repeat bit for bit. Terms and sums are fp64: without a group of ranks
+(whose rounded sums are added in fp32) a log-ratio is the true sum, rounded, and where gaps nearly cancel the result is no worse
+than PyTorch's (fp32 sums failed that in 3 of 100 random packs).
 
 Shapes: T tokens, S sequences, cu_seqlens int32 [S+1], tiles = ceil(T / BLOCK), at least 1.
 """
