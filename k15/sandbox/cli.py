@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from k15.sandbox.images.store import Images
 
 log = get_logger("sandbox")
 _STATE = "k15-sandbox-state-"
+_DESCRIPTORS = 1 << 16
 USAGE = """usage: k15 sandbox ACTION [options]
 
   serve   the HTTP service: /judge, /run, /health, /metrics     k15 sandbox serve --token-file FILE [--port 8021]
@@ -44,6 +46,7 @@ def serve(words: Sequence[str]) -> int:
     from k15.sandbox.service import Service, ServiceSettings
 
     args = _serve_parser().parse_args(words)
+    _allow_descriptors()
     own, token = _own_images(args.image), _token(args.token_file)
     require = DEFAULT if args.require is None else args.require.split(",")
     with contextlib.ExitStack() as stack:
@@ -58,6 +61,16 @@ def serve(words: Sequence[str]) -> int:
         stack.enter_context(contextlib.closing(backend))
         asyncio.run(_until_signal(Service(settings, backend, Images(own)), args.url_file))
     return 0
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit of descriptors. The kernel holds those on their way over sockets to it, for a whole uid: jobs, which
+    have the uid of a service without root and 512 each, could otherwise keep the service from handing over a job's.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -2,17 +2,24 @@
 
 import contextlib
 import os
+import resource
+import shutil
 import signal
+import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from offered import SMALL, backend, base_image  # noqa: F401
+from offered import SMALL, backend, base_image, leftovers, new  # noqa: F401
 
 from k15.errors import ConfigError, SandboxError
 from k15.sandbox.backends import GUARANTEES, open_backend, resident, wire
 from k15.sandbox.backends.bubblewrap import Bubblewrap
+from k15.sandbox.backends.bwrap import DROPPED_UID
+from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.probe import Report, choose, examine, table
 from k15.sandbox.backends.warm import Warm, suits
 from k15.sandbox.images.store import Images
@@ -156,7 +163,7 @@ def test_a_warm_interpreter_takes_what_suits_it(base_image, tmp_path):  # noqa: 
 
 
 def _kill_waiting(residents):
-    waiting = residents._waiting["base"].process
+    waiting = residents._places["base"].waiting.process
     waiting.kill()
     waiting.wait()
 
@@ -172,6 +179,64 @@ def test_an_init_that_waits_is_replaced_and_done_without(base_image, monkeypatch
     with contextlib.closing(Bubblewrap(groups=False)) as opened:
         assert run(opened, "echo", "three").stdout == b"three\n"
     assert "no namespaces inside a sandbox" in caplog.text
+
+
+def test_an_init_that_waits_outlives_the_thread_that_started_it_and_says_why_it_starts_no_job(base_image):  # noqa: F811
+    """The kernel would end what is bound to a thread with it; no process to be had ends the job's attempt and nothing else."""
+    with contextlib.closing(Bubblewrap(groups=False)) as opened:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(run, opened, "true").result()
+        time.sleep(0.2)
+        waiting = opened._residents._places["base"].waiting.process
+        one = _child(waiting.pid)
+        _bound_processes(one, 0)
+        outcome = opened.run(Job(["true"], stdin=bytes(2 << 20), limits=SMALL))  # more than the socket holds: some stays unsent
+        assert outcome.error.endswith("cannot start the job's process: Resource temporarily unavailable"), outcome
+        _bound_processes(one, resource.getrlimit(resource.RLIMIT_NPROC)[0])
+        assert run(opened, "echo", "on").stdout == b"on\n"
+        assert opened._residents._places["base"].waiting.process is waiting and waiting.poll() is None
+
+
+def _bound_processes(pid: int, soft: int) -> None:
+    uid = str(DROPPED_UID)
+    own = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"] if os.geteuid() == 0 else []
+    subprocess.run([*own, "prlimit", "--pid", str(pid), f"--nproc={soft}:"], check=True)
+
+
+def _child(pid: int) -> int:
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if Path(f"/proc/{other}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(pid):
+                return int(other)
+    raise AssertionError(f"process {pid} has no child")
+
+
+def test_a_start_that_failed_is_tried_again_later(base_image, monkeypatch, caplog):  # noqa: F811
+    """Also where the program itself cannot be executed; until then jobs start without, and nothing is left open."""
+    known, before = resident.command, leftovers()
+    with contextlib.closing(Bubblewrap(groups=False)) as opened:
+        monkeypatch.setattr(resident, "command", lambda bwrap, *a, **k: ["/nowhere/bwrap", *known(bwrap, *a, **k)[1:]])
+        monkeypatch.setattr(resident, "dropped", list)
+        for _ in range(2):
+            assert run(opened, "echo", "without").stdout == b"without\n"
+        assert caplog.text.count("cannot be started") == 1 and not new(before, leftovers())
+        monkeypatch.undo()
+        place = opened._residents._places["base"]
+        assert place.waiting is None
+        place.retry_at = 0.0
+        assert run(opened, "echo", "with").stdout == b"with\n" and place.waiting is not None
+
+
+def test_ready_made_parts_without_the_one_that_waits(base_image, monkeypatch, caplog):  # noqa: F811
+    parts = {name: binary(name) for name in ("init", "launch")}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        for name, path in parts.items():
+            shutil.copy(path, Path(folder) / name)
+        monkeypatch.setenv("K15_SANDBOX_BIN", folder)
+        with contextlib.closing(Bubblewrap(groups=False)) as opened:
+            assert run(opened, "echo", "alone").stdout == b"alone\n"
+    assert "'wait'" in caplog.text
 
 
 def test_auto_takes_the_warm_interpreter_only_where_it_may(base_image):  # noqa: F811

@@ -1,6 +1,7 @@
 """The service as users run it: a process, HTTP, a token, a bounded queue, and a journal that survives kill -9."""
 
 import asyncio
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,11 @@ def test_who_may_ask(service: Served):
 def test_bad_requests_get_their_reason(service: Served, path, sent, status, said):
     answer = requests.post(f"{service.access.url}/{path}", data=sent, headers=AUTH, timeout=10)
     assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_it_may_have_as_many_descriptors_as_the_machine_allows(service: Served):
+    soft, hard = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+    assert soft >= (1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16))
 
 
 def test_an_id_stands_for_one_request(service: Served):

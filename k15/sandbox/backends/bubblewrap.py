@@ -6,6 +6,7 @@ watches the memory, every few milliseconds, and a job is a fork of an init that 
 the work of a bwrap a job; where the kernel lets nobody have namespaces inside a sandbox, it is a bwrap a job as well.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Outcome
 
 TICK_S = 0.005
+log = logging.getLogger(__name__)
 
 
 class Bubblewrap:
@@ -51,7 +53,7 @@ class Bubblewrap:
         if self._nest is not None:
             self._slots = Slots(lambda number: self._nest.group(f"slot-{number}"), Group.remove)
         elif resident:
-            self._residents = Residents("the init of the sandbox", self._images, {"/dev/wait": binary("wait")}, ["/dev/wait"])
+            self._residents = _residents(self._images)
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end; blocking, from any thread. Raises SandboxError for an unknown image or a wrong path."""
@@ -78,6 +80,15 @@ class Bubblewrap:
         if self._slots is not None:
             self._slots.close()
             self._nest.close()
+
+
+def _residents(images: Images) -> Residents | None:
+    try:
+        wait = binary("wait")
+    except SandboxError as e:  # a folder of ready-made parts may be older than this one
+        log.warning("%s; each job starts a bwrap of its own, which takes twice as long", e)
+        return None
+    return Residents("the init of the sandbox", images, {"/dev/wait": wait}, ["/dev/wait"])
 
 
 def _nest(must: bool) -> Nest | None:

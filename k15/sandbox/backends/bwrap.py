@@ -26,16 +26,19 @@ def dropped() -> list[str]:
     return [str(binary("launch")), "-u", str(DROPPED_UID), "--"]
 
 
-def command(bwrap: str, rootfs: Path, inside: Mapping[str, Path], run: Sequence[str], *, capable: bool = True) -> list[str]:
+def command(
+    bwrap: str, rootfs: Path, inside: Mapping[str, Path], run: Sequence[str], *, capable: bool = True, bound: bool = True
+) -> list[str]:
     """The bwrap command line of an empty sandbox that waits for its job: depends on the image alone.
 
     `inside`: path below /dev -> file of the host to be seen there; `run`: process 1. `capable`: it may mount (init gives the
-    right up once the disk is mounted).
+    right up once the disk is mounted). `bound`: it is killed when the THREAD that started it ends (PR_SET_PDEATHSIG).
     """
     words = [
         bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-        "--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL",
-        *(["--cap-add", "CAP_SYS_ADMIN"] if capable else []), "--ro-bind", str(rootfs), "/", "--proc", "/proc", "--tmpfs", "/dev",
+        "--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox", "--as-pid-1", "--cap-drop", "ALL",
+        *(["--die-with-parent"] if bound else []), *(["--cap-add", "CAP_SYS_ADMIN"] if capable else []),
+        "--ro-bind", str(rootfs), "/", "--proc", "/proc", "--tmpfs", "/dev",
     ]  # fmt: skip
     for device in _DEVICES:
         words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]

@@ -100,7 +100,10 @@ class _Talk:
     def _control(self, event: int, poll: select.poll) -> None:
         try:
             if event & select.POLLOUT and self.pending:
-                self.pending = self.pending[self.ours.send(self.pending) :]
+                try:
+                    self.pending = self.pending[self.ours.send(self.pending) :]
+                except ConnectionError:  # it takes no more; what it has said of the reason can still be read
+                    self.pending = memoryview(b"")
                 if not self.pending:
                     poll.modify(self.ours, select.POLLIN)
             if event & ~select.POLLOUT:
@@ -111,7 +114,7 @@ class _Talk:
                 self._end(poll)
         except BlockingIOError:
             return
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             self._end(poll)
 
     def _end(self, poll: select.poll) -> None:

@@ -8,11 +8,13 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.errors import SandboxError
@@ -22,6 +24,7 @@ from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Outcome
 
 _START_S = 30.0
+_RETRY_S = (60.0, 3600.0)  # after a start that failed, perhaps for the load alone: the first pause, doubled up to the last
 log = logging.getLogger(__name__)
 
 
@@ -33,35 +36,41 @@ class _Waiting:
     link: socket.socket
 
 
+@dataclass
+class _Place:
+    """One image's. `lock` is held while its process is started, replaced or given a job: one image's start delays no other."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: _Waiting | None = None
+    pause_s: float = _RETRY_S[0]
+    retry_at: float = 0.0  # time.monotonic()
+
+
 class Residents:
     """`run` is `inside`'s program, process 1 of the waiting sandbox; `inside`: as in `command`. Started when first asked.
 
-    `what`: its name in messages. Safe to use from many threads.
+    `what`: its name in messages. Safe to use from many threads, which may end: it outlives the one that started it.
     """
 
     def __init__(self, what: str, images: Images, inside: Mapping[str, Path], run: Sequence[str]) -> None:
         self._what, self._images, self._inside, self._words = what, images, dict(inside), list(run)
-        self._lock = threading.Lock()
-        self._waiting: dict[str, _Waiting | None] = {}  # None: this image cannot have one
+        self._lock = threading.Lock()  # of the dictionary alone
+        self._places: dict[str, _Place] = {}
 
     def run(self, job: Job, request: bytes) -> Outcome | None:
-        """Run the job to its end; None where its image can have no such process. Raises SandboxError for an unknown image."""
-        waiting = self._ready(job.image)
-        if waiting is None:
-            return None
+        """Run the job to its end; None where its image has no such process now. Raises SandboxError for an unknown image."""
         ours, theirs = socket.socketpair()
         out, out_theirs = os.pipe()
         err, err_theirs = os.pipe()
         try:
             with ours:
                 try:
-                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has just died: no report will say so
-                        socket.send_fds(waiting.link, [b"j"], [theirs.fileno(), out_theirs, err_theirs])
+                    given = self._give(job.image, [theirs.fileno(), out_theirs, err_theirs])
                 finally:
                     theirs.close()
                     os.close(out_theirs)
                     os.close(err_theirs)
-                return converse(ours, out, err, request, job)
+                return converse(ours, out, err, request, job) if given else None
         finally:
             os.close(out)
             os.close(err)
@@ -69,38 +78,61 @@ class Residents:
     def close(self) -> None:
         """End them all; the next job starts one again. No job may be running."""
         with self._lock:
-            for waiting in self._waiting.values():
-                if waiting is not None:
-                    _stop(waiting)
-            self._waiting.clear()
+            places = list(self._places.values())
+            self._places.clear()
+        for place in places:
+            with place.lock:
+                if place.waiting is not None:
+                    _stop(place.waiting)
+                    place.waiting = None
 
-    def _ready(self, image: str) -> _Waiting | None:
-        """The one that waits in this image; starts one, also after the last one's end."""
+    def _give(self, image: str, descriptors: list[int]) -> bool:
+        """Hand a job's descriptors to the one that waits in its image; False where none does."""
+        rootfs = self._images.rootfs(image)
         with self._lock:
-            waiting = self._waiting.get(image)
-            if waiting is not None and waiting.process.poll() is not None:
-                _stop(waiting)
-                del self._waiting[image]
-            if image not in self._waiting:
-                rootfs = self._images.rootfs(image)
-                try:
-                    self._waiting[image] = self._start(image, rootfs)
-                except SandboxError as e:
-                    log.warning("%s; its jobs start without", e)
-                    self._waiting[image] = None
-            return self._waiting[image]
+            place = self._places.setdefault(image, _Place())
+        with place.lock:
+            waiting = self._ready(place, image, rootfs)
+            if waiting is None:
+                return False
+            try:
+                socket.send_fds(waiting.link, [b"j"], descriptors)
+            except OSError as e:  # it has just died, or too many descriptors are on their way
+                log.warning("%s in image %r took no job: %s; this one starts without", self._what, image, e)
+                return False
+        return True
+
+    def _ready(self, place: _Place, image: str, rootfs: Path) -> _Waiting | None:
+        """The one that waits in this image; starts one, also after the last one's end. The place is locked."""
+        if place.waiting is not None and place.waiting.process.poll() is not None:
+            _stop(place.waiting)
+            place.waiting = None
+        if place.waiting is None and time.monotonic() >= place.retry_at:
+            try:
+                place.waiting = self._start(image, rootfs)
+                place.pause_s = _RETRY_S[0]
+            except SandboxError as e:
+                log.warning("%s; its jobs start without, for %.0f s", e, place.pause_s)
+                place.retry_at = time.monotonic() + place.pause_s
+                place.pause_s = min(2 * place.pause_s, _RETRY_S[1])
+        return place.waiting
 
     def _start(self, image: str, rootfs: Path) -> _Waiting:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             raise SandboxError(f"{self._what} needs bwrap; install the package bubblewrap")
-        words = command(bwrap, rootfs, self._inside, self._words, capable=False)
+        # Not bound to this thread, which may end long before it: the end of the link ends it.
+        words = command(bwrap, rootfs, self._inside, self._words, capable=False, bound=False)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
-                [*dropped(), *words], stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={}, cwd="/",
-                start_new_session=True,
-            )  # fmt: skip
+            try:
+                process = subprocess.Popen(
+                    [*dropped(), *words], stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={}, cwd="/",
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as e:
+                ours.close()
+                raise SandboxError(f"{self._what} cannot be started for image {image!r}: {e}") from e
         ours.settimeout(_START_S)
         try:
             ready = ours.recv(1)
@@ -109,10 +141,10 @@ class Residents:
         ours.settimeout(None)
         waiting = _Waiting(process, ours)
         if ready != b"r":
-            process.kill()
+            _kill(process)
             why = process.communicate()[1].decode(errors="replace")[-800:]
             _stop(waiting)
-            raise SandboxError(f"{self._what} cannot wait in image {image!r}: {why}")
+            raise SandboxError(f"{self._what} cannot wait in image {image!r}: {why if why else f'no answer in {_START_S:.0f} s'}")
         return waiting
 
 
@@ -121,6 +153,12 @@ def _stop(waiting: _Waiting) -> None:
     try:
         waiting.process.wait(5.0)
     except subprocess.TimeoutExpired:
-        waiting.process.kill()
+        _kill(waiting.process)
         waiting.process.wait()
     waiting.process.stderr.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """bwrap and process 1 of its sandbox, which would outlive it alone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

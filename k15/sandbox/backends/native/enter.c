@@ -49,11 +49,22 @@ int can_enter(void)
 	return pid > 0 && waitpid((pid_t)pid, &status, 0) == pid && status == 0;
 }
 
+/* Says over the job's socket why it got no process; whoever waits here goes on, so nothing of this may block or end it. */
+static void refuse(int fd)
+{
+	char said[sizeof(struct tail) + 160], *text = said + sizeof(struct tail);
+	int n = snprintf(text, 160, "the sandbox cannot start the job's process: %s", strerror(errno));
+	struct tail tail = {.magic = MAGIC, .exit_code = -1, .error = (uint32_t)n};
+	memcpy(said, &tail, sizeof tail);
+	send(fd, said, sizeof tail + (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Nonzero in the job's own process, and only where run_inside lets it go on; 0 in the one that waits. */
 static int enter(const int *fds)
 {
 	long pid = apart(fds[0]);
-	if (pid) return 0; /* where no process can be made the missing report says so */
+	if (pid < 0) refuse(fds[0]);
+	if (pid) return 0;
 	if (dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0 || dup2(fds[0], 0) < 0) fail("dup2");
 	syscall(SYS_close_range, 3, ~0u, 0);
 	serve(0);
