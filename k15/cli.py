@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
     are. Raises ConfigError and DataError.
     """
     from k15.config.compose import compose_as
+    from k15.config.engines import elsewhere
     from k15.node.rendezvous import JobIdentity
 
     module, job = import_module(f"k15.runs.{command}"), import_module("k15.runs.job")
@@ -151,10 +153,12 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
                 f"cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch {command} ...` or "
                 f"`sbatch slurm/{command}.sbatch ...`, or run on this machine with cluster=local."
             )
-        if not cfg.dry_run and (not submitted or cfg.cluster.kind == "local"):
+        here = not submitted or cfg.cluster.kind == "local"
+        if not cfg.dry_run and here:
             job.check_devices_here(cfg)
         nodes = identity.node_count if not submitted else launched if launched is not None else cfg.cluster.nodes
-        module.preflight(cfg, nodes=nodes)
+        with nullcontext() if here else elsewhere():
+            module.preflight(cfg, nodes=nodes)
         if cfg.run_dir is not None and hasattr(module, "JOB") and identity.restart == 0:
             job.check_folder(cfg, Path(cfg.run_dir).absolute(), module.JOB.may_change)
 

@@ -3,13 +3,27 @@
 Each raises ConfigError with the value, the rule and the remedy. `model`: config.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from k15.config.hf import head_dim, is_latent, kv_heads
-from k15.config.job import context_has_positions, gpus_are_there
+from k15.config.job import context_has_positions, gpu_is_here, gpus_are_there
 from k15.config.schema import ClusterConfig, ModelConfig, RolloutConfig
 from k15.errors import ConfigError
+
+_ELSEWHERE: ContextVar[bool] = ContextVar("k15_elsewhere", default=False)
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """What is checked meanwhile is to run on other machines (`k15 launch`): whether this one has a GPU says nothing."""
+    token = _ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
 
 
 class Sampling(Protocol):
@@ -59,7 +73,11 @@ def _kv_cache_holds_context(cfg: Sampling, model: Mapping) -> None:
 
 
 def _engines_on_cpu(cfg: Sampling) -> bool:
-    return not (cfg.cluster.device == "cuda" or (cfg.cluster.device == "auto" and cfg.cluster.gpus_per_node))
+    """Known to be: a plain `sbatch --gres=gpu:8` leaves cluster.gpus_per_node null, and the job sees its GPUs."""
+    device, gpus = cfg.cluster.device, cfg.cluster.gpus_per_node
+    if device != "auto" or gpus is not None:
+        return device == "cpu" or (device == "auto" and gpus == 0)
+    return not _ELSEWHERE.get() and not gpu_is_here()
 
 
 def _latent_attention_runs(cfg: Sampling, model: Mapping) -> None:

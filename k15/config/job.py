@@ -3,7 +3,9 @@
 Each raises ConfigError with the value, the rule and the remedy.
 """
 
+import glob
 import importlib.util
+import os
 from collections.abc import Mapping
 
 from k15.config.schema import ClusterConfig, LogConfig, ModelConfig
@@ -42,6 +44,12 @@ def log_is_installed(log: LogConfig) -> None:
             raise ConfigError(
                 f"{key} is {value!r}, but {package} is not installed. Install it (pip install {package}) or set {key}={off}."
             )
+
+
+def gpu_is_here() -> bool:
+    """Does the driver show a device on this machine, and has Slurm not hidden all of them?"""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
+    return bool(glob.glob("/dev/nvidia[0-9]*")) and not hidden
 
 
 def gpus_are_there(cluster: ClusterConfig) -> None:

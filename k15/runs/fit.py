@@ -163,8 +163,8 @@ class DpoTask(Task):
         self._used = np.unique(2 * np.concatenate((self.kept, first + self.held))[:, None] + np.arange(2))
 
     def _known(self, run_dir: Path) -> tuple[Path, np.ndarray]:
-        """(the file of the reference's log-probs, numbers of those that are used and that it lacks); the others are read. Its name
-        holds no setting of `eval`, so that they may change when a run is resumed."""
+        """(the file of the reference's log-probs, numbers of those that are used and that it lacks); the others are read. Its
+        name holds no setting of `eval`, so that they may change when a run is resumed."""
         assert self.cfg.model.path is not None, "check_dpo asks for a model"
         weights = fingerprint(Path(self.cfg.model.path))
         key = json.dumps([self.fingerprint, self.extra.fingerprint(), weights, self.cfg.model.dtype])

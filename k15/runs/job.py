@@ -5,7 +5,6 @@ In Slurm there is one task a node; outside it, one node. Each composes the same 
 """
 
 import asyncio
-import glob
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from k15.config.compose import from_yaml, to_yaml
+from k15.config.job import gpu_is_here
 from k15.errors import ConfigError
 from k15.node.rendezvous import JobIdentity
 
@@ -66,16 +66,15 @@ def run_folder(name: str, given: str | None, identity: JobIdentity) -> Path:
 
 
 def device(wanted: str) -> str:
-    """cpu or cuda; `auto` takes CUDA where the driver shows a device and Slurm has not hidden all of them."""
+    """cpu or cuda; `auto` takes CUDA where this machine shows a GPU."""
     if wanted != "auto":
         return wanted
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
-    return "cuda" if glob.glob("/dev/nvidia[0-9]*") and not hidden else "cpu"
+    return "cuda" if gpu_is_here() else "cpu"
 
 
 def check_devices_here(cfg: Any) -> None:
     """Raises ConfigError where `cfg` asks for a GPU and this machine, on which it is to run, shows none."""
-    found = device("auto") == "cuda"
+    found = gpu_is_here()
     if not found and cfg.cluster.device == "cuda":
         raise ConfigError(
             "cluster.device is cuda, but this machine shows no GPU (/dev/nvidia*, CUDA_VISIBLE_DEVICES). "

@@ -10,9 +10,10 @@ import pytest
 from rollout.fake_engine import TOKEN, FakeEngine, expected
 
 from k15.config.compose import compose_as
+from k15.config.engines import elsewhere
 from k15.config.hf import fingerprint
 from k15.config.schema import TinyModelConfig
-from k15.config.shortest import ShortestConfig
+from k15.config.shortest import ShortestConfig, check_shortest
 from k15.data.arithmetic import ALPHABET
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
@@ -94,7 +95,10 @@ def tiny(folder) -> list[str]:
         (["cluster.gpus_per_node=2", "rollout.engines_per_node=4"], "= 4 GPUs is over cluster.gpus_per_node=2"),
         (["cluster.gpus_per_node=-1"], "cluster.gpus_per_node is -1"),
         (["rollout.tensor_parallel=3"], "rollout.tensor_parallel=3 must divide"),
-        (["model.dtype=float32", "rollout.kv_cache_bytes=393215"], "cannot hold one sequence .* takes 393216 bytes"),
+        (
+            ["cluster.device=cpu", "model.dtype=float32", "rollout.kv_cache_bytes=393215"],
+            "cannot hold one sequence .* takes 393216 bytes",
+        ),
         (["rollout.max_response_tokens=192"], "leaves no room for a prompt"),
         (["cluster.signal_before_s=7200"], "Give at most 3599"),
     ],
@@ -102,6 +106,26 @@ def tiny(folder) -> list[str]:
 def test_what_cannot_be_asked_is_refused_before_an_engine_starts(tmp_path, words, message):
     with pytest.raises(ConfigError, match=message):
         preflight(compose_as(ShortestConfig, "shortest", [*tiny(tmp_path), *words]), nodes=1)
+
+
+def test_rules_of_cpu_engines_are_for_those_that_run_on_one(tmp_path, monkeypatch):
+    """A plain `sbatch --gres=gpu:8` leaves gpus_per_node null: what is not known where it is submitted is left to the job."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # no GPU here
+    words = [*tiny(tmp_path), "rollout.kv_cache_bytes=1"]
+
+    def refused(*more: str) -> bool:
+        try:
+            check_shortest(compose_as(ShortestConfig, "shortest", [*words, *more]))
+        except ConfigError as error:
+            assert "rollout.kv_cache_bytes=1 cannot hold" in str(error)
+            return True
+        return False
+
+    assert refused() and refused("cluster.gpus_per_node=0") and refused("cluster.device=cpu", "cluster.gpus_per_node=8")
+    assert not refused("cluster.gpus_per_node=8") and not refused("cluster.device=cuda")
+    with elsewhere():
+        assert not refused() and refused("cluster.gpus_per_node=0") and refused("cluster.device=cpu")
+    assert refused()
 
 
 def test_the_signal_before_the_time_limit_ends_it_at_once_to_be_requeued(tmp_path):

@@ -125,6 +125,15 @@ def test_a_finished_fine_tuning_with_other_settings_is_refused_not_called_done(
     assert run(cfg) == 0 and "is finished" in capsys.readouterr().out
 
 
+def test_triton_without_a_gpu_is_refused_in_fine_tuning_too(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert main(["sft", "experiment=sft_tiny", "cluster=local", "fit.kernels=triton"]) == 2
+    assert "fit.kernels is triton" in capsys.readouterr().err
+
+
 def test_the_script_of_a_dry_run_logs_to_a_folder_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for folder in (tmp_path, tmp_path / "runs" / "slurm"):
         folder.mkdir(parents=True, exist_ok=True)
