@@ -12,7 +12,7 @@ rl: setup ## the default experiment as a real Slurm job over two nodes; words=..
 	@VENV=$(VENV) slurm/local/run experiment=arithmetic $(words)
 
 test: setup
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(args)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(args)
 
 bench: setup ## what a machine without a GPU can measure; see benchmarks/README.md
 	@env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks $(args)
