@@ -67,6 +67,7 @@ class Node:
         self._rendezvous_path: Path | None = None
         self._leave: asyncio.Task | None = None
         self._asking: asyncio.Task | None = None
+        self._to_save = False  # asked for, perhaps before there is a controller
         self._store: Store | None = None
         self._versions: Versions | None = None
 
@@ -169,6 +170,7 @@ class Node:
         }  # fmt: skip
         child = await agent.children.start(CONTROLLER, self.controller, [str(self.run_dir)], environment, echo=True)
         self._controller = child.process
+        self._pass_on()
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code
         if code < 0:
@@ -209,8 +211,12 @@ class Node:
         if self.joins is not None:
             log.info("asking the controller to let this node go")
             self._leave = asyncio.get_running_loop().create_task(self._ask_to_leave())
+        self._to_save = True
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         process = self._controller
-        if process is not None and process.returncode is None and self._asking is None:
+        if self._to_save and process is not None and process.returncode is None and self._asking is None:
             log.info("signal before the time limit: asking the controller to save")
             self._asking = asyncio.get_running_loop().create_task(_ask_to_save(process))
 
@@ -224,14 +230,17 @@ class Node:
             self.stopping.set()
 
     def _clean(self) -> None:
-        if self._versions is not None:
-            self._versions.close()
         if self._etcd is not None:
             self._etcd.stop()
         if self._rendezvous_path is not None:
             self._rendezvous_path.unlink(missing_ok=True)
         if self._claim is not None:
             self._claim.release()
+        if self._versions is not None:
+            try:
+                self._versions.close()
+            except Exception as error:  # threads and mapped memory, which end with this process: the job's result stands
+                log.error("closing the weights' memory: %r", error)
 
 
 async def _ask_to_save(process: asyncio.subprocess.Process) -> None:

@@ -33,6 +33,11 @@ class ReplayBuffer:
         """Groups that wait to be continued."""
         return len(self._waiting)
 
+    @property
+    def completed(self) -> list[Group]:
+        """All finished groups, oldest first; the buffer still holds them."""
+        return list(self._completed.values())
+
     def add(self, groups: Sequence[Group]) -> None:
         """Takes groups after a phase: new ones, and those that were out. All or none is taken.
 
@@ -60,8 +65,7 @@ class ReplayBuffer:
 
     def take_completed(self) -> list[Group]:
         """All finished groups, oldest first; the buffer forgets them."""
-        taken = list(self._completed.values())
-        self._completed = {}
+        taken, self._completed = self.completed, {}
         return taken
 
     def state_dict(self) -> dict[str, list]:

@@ -6,14 +6,15 @@ The weights stay as they were trained, so one process lives as long as the run; 
 trainer's ranks, which hold the policy, nor behind HTTP: nothing but the controller may ask it.
 """
 
+import asyncio
 import json
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from k15.errors import EngineError
 from k15.log import get_logger
 from k15.reward.scalar import Probabilities
 from k15.reward.worker import receive, send
+from k15.runs.head import heeded
 from k15.types import Triple
 
 START_S = 600.0  # imports, weights
@@ -36,7 +38,7 @@ class _Ended(EngineError):
 
 
 class ClassicProcess:
-    """A served model; `probabilities` may be called from any thread. Use it in a `with`.
+    """A served model, to be closed; `probabilities` may be called from any thread, `load` once before it.
 
     A process that dies is started again, RESTARTS times, and asked again what it had not answered: its answer is the same.
     """
@@ -64,7 +66,7 @@ class ClassicProcess:
         with self._lock:
             while True:
                 try:
-                    self._load()
+                    self.load()
                     return self._answer(list(triples), self._cfg.timeout_s)
                 except _Ended as error:
                     if not self._restarts:
@@ -74,8 +76,8 @@ class ClassicProcess:
                     self._socket.close()
                     self._start()
 
-    def _load(self) -> None:
-        """Waits for the word that the weights are loaded."""
+    def load(self) -> None:
+        """Waits for the word that the weights are loaded. Raises EngineError where they cannot be."""
         if not self._loaded:
             self._answer(None, START_S)
             self._loaded = True
@@ -101,29 +103,29 @@ class ClassicProcess:
             raise EngineError(f"the Classic reward model failed: {value}; its log is {self._log}")
         return value
 
-    def __enter__(self) -> "ClassicProcess":
-        """Waits until the weights are loaded: what is wrong with them is said before anything is sampled."""
-        try:
-            self._load()
-        except EngineError:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the process; who waits for it gets an EngineError."""
         self._socket.close()
         child.end(self._process)
         self._parent.shutdown()
 
 
-@contextmanager
-def served_classic(cfg: RewardConfig, run_dir: Path) -> Iterator[Probabilities | None]:
-    """How `reward.classic` is asked, as long as the block lasts; None where the run has none."""
+@asynccontextmanager
+async def served_classic(cfg: RewardConfig, run_dir: Path, stop: asyncio.Event) -> AsyncIterator[Probabilities | None]:
+    """How `reward.classic` is asked, as long as the block lasts; None where the run has none.
+
+    The block begins once the weights are loaded: what is wrong with them is said before anything is sampled. Raises EngineError,
+    and Interrupted where `stop` is set meanwhile.
+    """
     if cfg.classic.path is None:
         yield None
         return
-    with ClassicProcess(cfg.classic, run_dir / "logs" / "classic.log") as process:
+    process = ClassicProcess(cfg.classic, run_dir / "logs" / "classic.log")
+    try:
+        await heeded(stop, asyncio.to_thread(process.load))
         yield process.probabilities
+    finally:
+        process.close()
 
 
 def serve(connection: socket.socket, folder: Path, device_name: str) -> None:

@@ -58,12 +58,10 @@ async def main(run_dir: Path) -> None:
                 cfg.reward.judge, lambda: [e.client.base_url for e in fleet.engines.all if not e.visiting], token,
                 tokenizer.encode_prompt, tokenizer.decode,
             )  # fmt: skip
-            with (
-                served_classic(cfg.reward, run_dir) as probabilities,
-                Rewards(cfg.reward, cfg.seed, open_ask=ask, probabilities=probabilities) as rewards,
-            ):
-                loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, head.stop)
-                await run(loop, found)
+            async with served_classic(cfg.reward, run_dir, head.stop) as probabilities:
+                with Rewards(cfg.reward, cfg.seed, open_ask=ask, probabilities=probabilities) as rewards:
+                    loop = build_loop(cfg, fleet, rewards, tokenizer, prompts, held_out, checkpoints, head.stop)
+                    await run(loop, found)
         finally:
             await fleet.stop()
 
@@ -100,7 +98,8 @@ async def run(loop: Loop, found: tuple[Path, LoopState] | None) -> None:
 
 
 async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
-    """Trainer, sampler, buffer and logs as they were; what was written after the checkpoint is written again."""
+    """Trainer, sampler, buffer and logs as they were; what was written after the checkpoint is written again, and what the stop
+    left no time for is made up for."""
     log.info("resuming from %s", folder.name)
     await loop.fleet.trainer.call("load", folder=str(folder / "trainer"))
     loop.state = state
@@ -110,8 +109,8 @@ async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
     loop.metrics.resume_at(state.iteration + 1)
     loop.rollout_log.resume_at(state.iteration + 1)
     await loop.fleet.hand_off(state.version)
-    loop.handed_off = True
-    if loop.cfg.save.exports != "latest":  # a run that was stopped had no time for it
+    await loop.complete_last_row()
+    if loop.cfg.save.exports != "latest":
         await loop.export()
 
 
@@ -125,7 +124,7 @@ async def begin(loop: Loop) -> None:
     start = await loop.evaluated()
     loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
     await loop.save()
-    if not loop.handed_off:
+    if loop.stop_requested.is_set():
         raise Interrupted
 
 
@@ -136,7 +135,7 @@ async def first_weights(loop: Loop) -> None:
         await trainer.call("init", source="hf")
         return
     await trainer.call("init", source="random")
-    await warm_up(trainer, loop.tokenizer, cfg.warmup, cfg.seed, cfg.data.families, loop.stop_requested)
+    await warm_up(trainer, loop.tokenizer, cfg.warmup, cfg.seed, cfg.data.families)
 
 
 def canary(prompts: list[Prompt], tokenizer: TextTokenizer, limit: int) -> list[int]:

@@ -18,7 +18,8 @@ class Engine:
     """One vLLM server: where it runs and how it is spoken to. `index` counts the engines of its node.
 
     `visiting`: on a node that came for rollout only; the run goes on without it when it fails. `loaded`: the version that it
-    took last and proved, None since its start; `bytes_read`: what a worker copied for it at most."""
+    took last and proved, None since its start; `bytes_read`: what a worker copied for it at most; `hangs`: it did not load in
+    time, and is to be restarted."""
 
     name: str
     agent: AgentClient
@@ -27,6 +28,7 @@ class Engine:
     visiting: bool = False
     loaded: int | None = None
     bytes_read: int = 0
+    hangs: bool = False
     catching_up: asyncio.Task | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while it is started, healed, loaded, slept or woken
 
@@ -52,7 +54,7 @@ class Launch:
     async def start(self, engine: Engine) -> None:
         """Returns when it answers; its client points to it then. Raises EngineError with the end of its log."""
         agent, name = engine.agent, engine.name
-        engine.loaded = None
+        engine.loaded, engine.hangs = None, False
         port, _ = await agent.free_port()
         host = agent.url.split("//")[1].rsplit(":", 1)[0]
         argv, env = engine_command(

@@ -15,6 +15,7 @@ from k15.rollout.client import EngineClient, EngineFrozen, EngineStale, EngineUn
 from k15.runs.engine import Engine, Held, Launch
 
 log = get_logger("engines")
+VISITOR_LOAD_S = 60.0  # to load what its node has pulled; all wait for it. An engine at home has what its calls are given
 # The output head alone, computed in bf16 by vLLM and in fp32 by the trainer, differs by about 0.01 nats a token.
 CANARY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
@@ -174,10 +175,14 @@ class Engines:
         async with engine.busy:
             assert self.held is not None
             try:
-                return await self._load(engine, self.held)
+                async with asyncio.timeout(VISITOR_LOAD_S):
+                    return await self._load(engine, self.held)
             except EngineError as error:
                 log.error("%s could not be updated: %s", engine.name, error)
-                return None
+            except TimeoutError:
+                log.error("%s did not load within %.0f s", engine.name, VISITOR_LOAD_S)
+                engine.hangs = True
+            return None
 
     async def _catch_up(self, engine: Engine) -> None:
         """Bring an engine that missed a version to what all hold by then; it is sampled from in the phase after that."""
@@ -186,7 +191,7 @@ class Engines:
                 while engine in self.all and self.held is not None and engine.loaded != self.held.version:
                     wanted = self.held
                     try:
-                        await self._load_or_restart(engine)
+                        await (self._restart(engine) if engine.hangs else self._load_or_restart(engine))
                     except WeightsError:
                         if self.held is wanted:
                             raise  # else its segments were dropped meanwhile, for a newer version

@@ -31,7 +31,7 @@ def keep_export(run_dir: Path, iteration: int, exports: str) -> None:
     there = [p for p in points if export_folder(run_dir, p.iteration).is_dir()]
     if there:
         chosen = best(there)
-        new = run_dir / f".best.{os.getpid()}"
+        new = run_dir / ".best.new"
         new.unlink(missing_ok=True)
         new.symlink_to(export_folder(run_dir, chosen.iteration).relative_to(run_dir))
         new.replace(run_dir / "best")
@@ -42,7 +42,7 @@ def keep_export(run_dir: Path, iteration: int, exports: str) -> None:
 
 def linked(source: Path, target: Path) -> None:
     """Hard links of `source` as the folder `target`, which is whole or not there; an earlier one is replaced."""
-    new = target.with_name(f".{target.name}.{os.getpid()}")
+    new = target.with_name(f".{target.name}.new")  # the same each time, so that none is left for ever after a kill
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(source, new, copy_function=link)
     shutil.rmtree(target, ignore_errors=True)

@@ -34,7 +34,11 @@ T = TypeVar("T")
 
 
 async def heeded(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises Interrupted, with the work called off, where `stop` is set before it is done."""
+    """The result of `work`. Raises Interrupted, with the work called off, where `stop` is set before it is done; not even begun
+    where it is set already."""
+    if stop.is_set():
+        work.close()
+        raise Interrupted
     running, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,11 +70,26 @@ async def open_head() -> AsyncIterator[Head]:
     path = Path(os.environ["K15_RENDEZVOUS"])
     rendezvous = Rendezvous(**json.loads(path.read_text()))
     store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, stop.set)
+    stop = stopped_by_signal()
     async with engine_session() as session:
         agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
         yield Head(rendezvous, path, store, agents, session, os.environ["K15_DEVICE"], stop)
+
+
+def stopped_by_signal() -> asyncio.Event:
+    """Set by the signal before the time limit.
+
+    Not by the loop's own handler: closing the loop would give the signal its default back, and the node, which repeats it as
+    long as this process lives, would kill a controller that has saved.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def heed(number: int, frame: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    signal.signal(signal.SIGUSR1, heed)
+    return stop
 
 
 async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, count: int) -> list[AgentClient]:
@@ -93,4 +112,6 @@ def exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except K15Error as error:
         log.error("%s: %s", type(error).__name__, error)
         return 1
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python resets handlers of its own while it ends, but not this
     return 0

@@ -17,6 +17,8 @@ from k15.errors import ClusterError, ConfigError
 from k15.node.rendezvous import JobIdentity, await_rendezvous
 from k15.runs.job import device, run_folder
 
+FIRST_PART_S = 86_400.0  # it checks all data before it can be met; Slurm ends this part when the first one ends
+
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0 when the node was let go or the run has ended."""
@@ -36,7 +38,7 @@ def within_job(command: str, words: Sequence[str]) -> int:
         return 0
     identity = JobIdentity.from_environment()  # with the first part's job id
     run_dir = run_folder(cfg.name, cfg.run_dir, identity)
-    await_rendezvous(identity, run_dir)
+    await_rendezvous(identity, run_dir, FIRST_PART_S)
     return visit(run_dir, identity.path(run_dir))
 
 

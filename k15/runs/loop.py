@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from k15.config.schema import RunConfig
 from k15.data.sampler import PromptSampler
 from k15.data.tokenizer import TextTokenizer
-from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger, rollout_record
+from k15.log import MetricsWriter, PhaseTimer, Progress, RolloutLog, get_logger, read_metrics, rollout_record
 from k15.reward.router import Rewards
 from k15.rollout.buffer import ReplayBuffer
 from k15.rollout.seeds import new_group
@@ -45,7 +45,6 @@ class Loop:
     state: LoopState = field(default_factory=LoopState)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
-    handed_off: bool = False  # the engines hold the version of `state`
 
     async def run(self) -> None:
         """From `state` to the last iteration. Raises Interrupted after saving when a stop was requested."""
@@ -59,7 +58,7 @@ class Loop:
             last = self.state.iteration == total
             if last or self.state.iteration % self.cfg.save.every == 0 or self.stop_requested.is_set():
                 await self.save()
-            if self.stop_requested.is_set() and not (last and self.handed_off):
+            if self.stop_requested.is_set():  # also after the last one: it may lack its evaluation, and the export
                 raise Interrupted
         progress.close()
 
@@ -68,9 +67,7 @@ class Loop:
         progress.update(number + 1, "rollout")
         with self.timer.span("rollout"):
             groups = await self._rollouts()
-        done = self.buffer.take_completed()
-        with self.timer.span("reward"):
-            scores = await self._score(done, number)
+        done, scores = await self._scored(number)
         row: dict[str, object] = {
             "iteration": number + 1, "version": s.version, **rollout_metrics(done, scores, s.version),
             **self.rewards.take_metrics(), **self.sampler.take_metrics(), **phase_metrics(self.worker.metrics),
@@ -83,32 +80,45 @@ class Loop:
             accuracy=row.get("accuracy"), length=row.get("response_length_mean"),
         )  # fmt: skip
         row |= await self._update(done, scores)
-        due = (number + 1) % self.cfg.eval.every == 0 or number + 1 == self.cfg.algo.iterations
-        if due and not self.stop_requested.is_set():
+        if self.evaluation_due(number + 1):
             progress.update(number + 1, "eval")
             with self.timer.span("eval"):
                 row |= await self.evaluated()
         return row | self.timer.take()
 
+    def evaluation_due(self, iteration: int) -> bool:
+        """Is `iteration`, which counts from 1 (0: before RL), to be evaluated?"""
+        return iteration % self.cfg.eval.every == 0 or iteration == self.cfg.algo.iterations
+
     async def evaluated(self) -> dict[str, float]:
-        """The held-out columns; none where a stop is requested meanwhile: the time that is left is for saving."""
+        """The held-out columns; none where a stop is requested: the time that is left is for saving, and who goes on from the
+        checkpoint makes up for them (`complete_last_row`)."""
         try:
             return await heeded(self.stop_requested, self.evaluator.run())
         except Interrupted:
-            log.warning("the evaluation was broken off: the run is to be saved")
+            log.warning("no evaluation now: the run is to be saved")
             return {}
+
+    async def complete_last_row(self) -> None:
+        """Evaluate the iteration of `state`, whose weights the engines hold, where a stop kept it from that."""
+        iteration = self.state.iteration
+        row = next((r for r in read_metrics(self.metrics.path) if r["iteration"] == iteration), None)
+        if row is None or not self.evaluation_due(iteration) or any(name.startswith("eval_") for name in row):
+            return
+        log.info("evaluating iteration %d, which was stopped before it", iteration)
+        with self.timer.span("eval"):
+            found = await self.evaluator.run()
+        self.metrics.resume_at(iteration)
+        self.metrics.write(row | found | self.timer.take())
 
     async def hand_off(self) -> dict[str, float]:
         """The engines get the version of `state`; its columns. None where a stop is requested meanwhile: who goes on from the
         checkpoint hands it off again."""
-        self.handed_off = False
         try:
-            handed = await heeded(self.stop_requested, self.fleet.hand_off(self.state.version))
+            return await heeded(self.stop_requested, self.fleet.hand_off(self.state.version))
         except Interrupted:
             log.warning("the hand-off was broken off: the run is to be saved")
             return {}
-        self.handed_off = True
-        return handed
 
     async def _rollouts(self) -> list[Group]:
         """All groups in flight after one segment each: the unfinished ones first, then new prompts."""
@@ -139,6 +149,20 @@ class Loop:
         self.state.draws += 1
         tokens = self.tokenizer.encode_prompt(prompt.text)
         return new_group(prompt, tokens, self.cfg.algo.samples_per_prompt, run_seed=self.cfg.seed, draw=self.state.draws)
+
+    async def _scored(self, iteration: int) -> tuple[list[Group], list[list[Score]]]:
+        """The finished groups, out of the buffer, and their scores. On a stop they stay there: they are scored and trained after
+        the restart."""
+        done, audited = self.buffer.completed, self.rewards.state_dict()
+        try:
+            with self.timer.span("reward"):
+                scores = await heeded(self.stop_requested, self._score(done, iteration))
+        except Interrupted:
+            self.rewards.load_state_dict(audited)
+            await self.save()
+            raise
+        self.buffer.take_completed()
+        return done, scores
 
     async def _score(self, groups: list[Group], iteration: int) -> list[list[Score]]:
         texts = [[self.tokenizer.decode(r.response_tokens) for r in g.rollouts] for g in groups]

@@ -9,7 +9,7 @@ async def finish(loop: Loop) -> None:
     """Write the Hugging Face export and the report, print before and after."""
     run_dir = loop.metrics.run_dir
     if loop.cfg.save.export_hf:
-        await loop.fleet.export_hf(run_dir / "hf")
+        await loop.export()
     page = build_report(run_dir)
     print(headline(load_run(run_dir)), flush=True)
     print(f"report: {page}", flush=True)

@@ -44,13 +44,13 @@ class TrainerClient:
 
     async def _exchange(self, method: str, arguments: dict[str, Any]) -> Any:
         async with self._busy:
-            await asyncio.to_thread(self._connection.send, (method, arguments))
-            while not await asyncio.to_thread(self._connection.poll, 1.0):
-                if (dead := await self._watch()) is not None:
-                    raise TrainerError(f"a trainer rank ended during {method!r}.\n{dead}")
             try:
+                await asyncio.to_thread(self._connection.send, (method, arguments))
+                while not await asyncio.to_thread(self._connection.poll, 1.0):
+                    if (dead := await self._watch()) is not None:
+                        raise TrainerError(f"a trainer rank ended during {method!r}.\n{dead}")
                 _, result = await asyncio.to_thread(self._connection.recv)
-            except EOFError as error:
+            except (EOFError, OSError) as error:
                 dead = await self._watch()
                 raise TrainerError(f"trainer rank 0 hung up during {method!r}.\n{dead if dead is not None else ''}") from error
             return result

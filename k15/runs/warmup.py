@@ -4,15 +4,12 @@ With steps only there is little for RL to find; with guesses, worked solutions a
 discover that reasoning pays (docs/decisions.md).
 """
 
-import asyncio
-
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
 from k15.data.chat import answer
 from k15.data.mixture import rise_and_fall
 from k15.data.tokenizer import TextTokenizer
 from k15.log import get_logger
-from k15.runs.head import Interrupted
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
@@ -31,7 +28,7 @@ def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> lis
 
 
 async def warm_up(
-    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str], stop: asyncio.Event
+    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]
 ) -> dict[str, float]:
     """Run `cfg.steps` supervised steps; returns the mean of the last losses. The examples are drawn from the training split only,
     and their order counts: practice comes first, the mixture of styles last."""
@@ -45,8 +42,6 @@ async def warm_up(
     )
     recent: list[float] = []
     for step in range(cfg.steps):
-        if stop.is_set():
-            raise Interrupted  # nothing to save yet: the requeued job starts anew
         batch = samples_of(examples[step * cfg.batch_size : (step + 1) * cfg.batch_size], tokenizer)
         result = await trainer.call("sft_step", samples=batch, lr=learning_rate(step, cfg))
         recent = [*recent[-19:], result["loss"]]

@@ -1,5 +1,6 @@
 """`k15 reward_model` end to end, with real ranks and a real server: what it writes can be loaded and judged again."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -55,10 +56,10 @@ def test_a_classic_model_over_two_ranks_scores_as_transformers_does_on_its_expor
             theirs = calibration.probability(float(model(tokens).logits))
         assert check.probability == pytest.approx(theirs, abs=1e-5) and check.verdict == (theirs > 0.5)
     assert "Classic" in (run / "spot_check.md").read_text()
-    in_a_run(run / "export", checks, tmp_path)
+    asyncio.run(in_a_run(run / "export", checks, tmp_path))
 
 
-def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
+async def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
     """The same head as a run's reward: asked where the rule refused, as certain as in the spot check; killed, it comes back."""
     verdicts = [score(c.triple.response, c.triple.reference, "#ANSWER") for c in checks]
     refused = [c for c, v in zip(checks, verdicts, strict=True)
@@ -67,24 +68,27 @@ def in_a_run(export: Path, checks: list, tmp_path: Path) -> None:
     assert len(refused) > 5 and min(p) < max(p)
     threshold = sorted(p)[len(p) // 2] - 1e-4
     cfg = RewardConfig(template="#ANSWER", classic=ClassicConfig(path=str(export), threshold=threshold))
-    with served_classic(cfg, tmp_path) as probabilities, Rewards(cfg, probabilities=probabilities) as rewards:
-        for check in refused:
-            t = check.triple
-            group = Group(Prompt("p", t.question, t.reference), (Rollout("p", 0, 0, (1,), (Segment((1,), (0.0,), 0, "stop"),)),))
-            (found,) = rewards.score_group(group, [t.response], 0)
-            assert found.correct == (check.probability > threshold) and found.reason.startswith(
-                f"classic: {check.probability:.3f}"
-            )
-            assert not rewards.score_group(group, [t.response], 0, audit=False)[0].correct, "evaluation is by rule"
-        metrics = rewards.take_metrics()
-        assert metrics["reward_classic_n"] == len(refused) > metrics["reward_classic_accepted"] > 0
-        process = probabilities.__self__
-        process._process.kill()
-        assert rewards.score_group(group, [t.response], 0) == [found], "started again, asked again"
-        process._restarts = 0
-        process._process.kill()
-        with pytest.raises(EngineError, match="classic.log"):
-            rewards.score_group(group, [t.response], 0)
+    async with served_classic(cfg, tmp_path, asyncio.Event()) as probabilities:
+        with Rewards(cfg, probabilities=probabilities) as rewards:
+            for check in refused:
+                t = check.triple
+                group = Group(
+                    Prompt("p", t.question, t.reference), (Rollout("p", 0, 0, (1,), (Segment((1,), (0.0,), 0, "stop"),)),)
+                )
+                (found,) = rewards.score_group(group, [t.response], 0)
+                assert found.correct == (check.probability > threshold) and found.reason.startswith(
+                    f"classic: {check.probability:.3f}"
+                )
+                assert not rewards.score_group(group, [t.response], 0, audit=False)[0].correct, "evaluation is by rule"
+            metrics = rewards.take_metrics()
+            assert metrics["reward_classic_n"] == len(refused) > metrics["reward_classic_accepted"] > 0
+            process = probabilities.__self__
+            process._process.kill()
+            assert rewards.score_group(group, [t.response], 0) == [found], "started again, asked again"
+            process._restarts = 0
+            process._process.kill()
+            with pytest.raises(EngineError, match="classic.log"):
+                rewards.score_group(group, [t.response], 0)
     with pytest.raises(ConfigError, match="no Classic reward model"):
         check_rewards(RewardConfig(classic=ClassicConfig(path=str(tmp_path))))
 

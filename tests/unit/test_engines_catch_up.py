@@ -26,6 +26,7 @@ class Node:
         self.updates: list[int] = []
         self.refuses = 0  # so many updates fail as an engine does whose state is unknown
         self.starts = 0
+        self.frozen = False  # until it is started again
         self.url = ""
 
     async def start(self) -> web.AppRunner:
@@ -43,6 +44,8 @@ class Node:
         return runner
 
     async def update(self, request):
+        while self.frozen:
+            await asyncio.sleep(0.01)
         if self.refuses:
             self.refuses -= 1
             return web.json_response({"error": "half-way", "kind": "EngineError"}, status=409)
@@ -57,6 +60,7 @@ class Node:
 
     async def began(self, _):
         self.starts += 1
+        self.frozen = False
         return web.json_response({})
 
     async def answered(self, _):
@@ -129,6 +133,16 @@ async def test_a_visiting_engine_that_fails_to_load_is_restarted_behind_the_hand
         await engines.take(held(2))
         await until(lambda: engines.all == [home])
         assert ("joins", guest.client) not in seen[seen.index(("leaves", guest.client), 2) :], "given up for good"
+
+
+async def test_a_visiting_engine_that_is_frozen_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("k15.runs.engines.VISITOR_LOAD_S", 0.2)
+    async with two_nodes(tmp_path) as (engines, home, guest, node, seen):
+        node.frozen = True
+        await asyncio.wait_for(engines.take(held(1)), 20)
+        assert home.loaded == 1 and guest.loaded is None and ("leaves", guest.client) in seen
+        await until(lambda: seen[-1] == ("joins", guest.client))
+        assert node.starts == 1 and guest.loaded == 1 and not guest.hangs, "restarted, not asked a second time"
 
 
 async def test_a_frozen_engine_is_replaced_though_its_health_is_good(tmp_path):

@@ -1,0 +1,148 @@
+"""The signal before the time limit, from Slurm's first to the controller's end; and what else must not spoil a job's end."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
+
+import pytest
+
+from k15.config.schema import ClassicConfig, RewardConfig
+from k15.errors import REQUEUE, TrainerError
+from k15.node.rendezvous import JobIdentity
+from k15.node.service import Node
+from k15.runs.classic import served_classic
+from k15.runs.exports import linked
+from k15.runs.head import Interrupted, heeded
+from k15.runs.trainer_client import TrainerClient
+
+CONTROLLER = """
+import asyncio, atexit, os, signal, sys
+from k15.runs.head import Interrupted, exit_code, stopped_by_signal
+
+class Late:
+    def __del__(self):
+        kill(os.getpid(), number)
+
+kill, number = os.kill, signal.SIGUSR1
+async def main():
+    stop = stopped_by_signal()
+    print("ready", flush=True)
+    await stop.wait()
+    raise Interrupted
+
+sys.late = Late()  # ends after Python has reset its handlers
+atexit.register(lambda: kill(os.getpid(), number))
+sys.exit(exit_code(main))
+"""
+
+
+def test_a_controller_that_has_saved_is_not_killed_by_the_next_signal():
+    process = subprocess.Popen([sys.executable, "-P", "-c", CONTROLLER], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.001)
+    assert process.returncode == REQUEUE
+
+
+async def test_nothing_is_begun_after_the_stop():
+    stop, began = asyncio.Event(), []
+
+    async def work():
+        began.append(True)
+
+    stop.set()
+    with pytest.raises(Interrupted):
+        await heeded(stop, work())
+    await asyncio.sleep(0)
+    assert began == []
+
+
+async def test_a_stop_ends_the_wait_for_the_reward_model(tmp_path):
+    stop, start = asyncio.Event(), time.monotonic()
+    asyncio.get_running_loop().call_later(0.3, stop.set)
+    with pytest.raises(Interrupted):
+        async with served_classic(RewardConfig(classic=ClassicConfig(path=str(tmp_path))), tmp_path, stop):
+            raise AssertionError("there is no model to load")
+    assert time.monotonic() - start < 20, "the loop heard it while the process was starting"
+
+
+def test_a_signal_before_there_is_a_controller_reaches_it(tmp_path, monkeypatch):
+    """A real child; it counts what comes once it listens."""
+    (tmp_path / "saver.py").write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(85))\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("k15.node.service.AGAIN_S", 0.1)
+
+    async def job() -> int:
+        from k15.node.children import Children
+
+        node = Node(JobIdentity("local-1", 0, 1, 0), tmp_path, "cpu", controller="saver")
+        node._save_and_stop()
+
+        class Agent:
+            children = Children(tmp_path / "logs")
+
+        await asyncio.wait_for(node._run_controller(Agent()), 30)
+        return node.exit_code
+
+    assert asyncio.run(job()) == REQUEUE
+
+
+def test_a_node_is_cleaned_though_its_weights_cannot_be(tmp_path, caplog):
+    ended = []
+
+    class Broken:
+        def close(self):
+            raise OSError("unmapped already")
+
+    class Ends:
+        def stop(self):
+            ended.append("etcd")
+
+        def release(self):
+            ended.append("claim")
+
+    async def made() -> Node:
+        return Node(JobIdentity("local-1", 0, 1, 0), tmp_path, "cpu")
+
+    node = asyncio.run(made())
+    node._versions, node._etcd, node._claim, node._rendezvous_path = Broken(), Ends(), Ends(), tmp_path / "rendezvous"
+    node._rendezvous_path.write_text("")
+    node._clean()
+    assert ended == ["etcd", "claim"] and not node._rendezvous_path.exists() and "unmapped already" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["before the question", "before the answer"])
+async def test_a_dead_rank_0_is_an_error_with_its_log(when):
+    ours, theirs = Pipe()
+    if when == "before the question":
+        theirs.close()
+
+    async def dead() -> str | None:
+        return "trainer-0 ended with code -9; log: no memory" if theirs.closed else None
+
+    asked = asyncio.create_task(TrainerClient(ours, dead).call("train_iteration", batch=None))
+    await asyncio.sleep(0.2)
+    theirs.close()
+    with pytest.raises(TrainerError, match=r"rank.*train_iteration(.|\n)*no memory"):
+        await asyncio.wait_for(asked, 20)
+
+
+def test_what_a_kill_left_of_an_export_goes_with_the_next(tmp_path):
+    source, target = tmp_path / "hf", tmp_path / "exports" / "iteration-00003"
+    source.mkdir()
+    (source / "model").write_text("new")
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", "import os, pathlib, sys; from k15.runs import exports; "
+         "exports.shutil.rmtree = lambda path, **_: path == pathlib.Path(sys.argv[2]) and os._exit(9); "
+         "exports.linked(*map(pathlib.Path, sys.argv[1:]))", source, target],
+    )  # fmt: skip
+    assert process.returncode == 9 and len(os.listdir(target.parent)) == 1, "killed just before the end"
+    linked(source, target)
+    assert os.listdir(target.parent) == [target.name] and (target / "model").read_text() == "new"
