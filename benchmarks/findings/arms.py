@@ -4,7 +4,8 @@
     run_all(jobs, out, parallel=2)   # starts what its `needs` allow, skips what has finished; OUT/runs/NAME.log
     points(out / "runs" / "base-0", "sampled")   # its held-out evaluations
 
-A job that ended well leaves OUT/runs/NAME.done with its words: it is not run again, and other words under its name are refused.
+A job that ended well leaves OUT/runs/NAME.done with its words, seconds and commit: it is not run again, and other words under
+its name are refused.
 """
 
 import json
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median_low
 
+from benchmarks import machine
 from k15.child import end, prepare
 from k15.errors import K15Error
 from k15.log import read_metrics, read_rollouts
@@ -118,7 +120,7 @@ def _end(job: Job, out: Path, code: int, seconds: float) -> list[str]:
         return [f"{job.name} failed with exit code {code}; the end of {log}:\n{log.read_text()[-3000:]}"]
     done = _done(out, job.name)
     part = done.with_suffix(".part")
-    part.write_text(json.dumps({"words": list(job.words), "seconds": round(seconds, 1)}))
+    part.write_text(json.dumps({"words": list(job.words), "seconds": round(seconds, 1), "commit": machine.commit()}))
     part.rename(done)
     print(f"  {job.name}: {seconds:.0f} s", flush=True)
     return []
@@ -156,3 +158,8 @@ def lengths(folder: Path) -> list[Lengths]:
 def seconds(out: Path, name: str) -> float:
     """How long a finished job took (its last start)."""
     return float(json.loads(_done(out, name).read_text())["seconds"])
+
+
+def commits(out: Path, names: Sequence[str]) -> list[str]:
+    """What finished jobs were run on, each commit once; `unknown` for those that did not keep it."""
+    return sorted({json.loads(_done(out, name).read_text()).get("commit", "unknown") for name in names})

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.findings.arms import Job, RunError, points, run_all, seconds
+from benchmarks.findings.arms import Job, RunError, commits, points, run_all, seconds
 from benchmarks.findings.long2short_measure import Measured, Model, measure
 from benchmarks.findings.long2short_result import LONG, SHORT, Row, result, rows
 from benchmarks.findings.result import markdown, write
@@ -125,7 +125,7 @@ def main(words: Sequence[str]) -> int:
     names = [job.name for s in seeds for job in (long_job(s, args.small), *short_jobs(s, base_name(args.out, s), args.small))]
     settings = {
         "seeds": seeds, "small": args.small, "cores_in_use_by_others_at_the_start": round(load, 1),
-        "run_seconds": {name: seconds(args.out, name) for name in names},
+        "run_seconds": {name: seconds(args.out, name) for name in names}, "run_commits": commits(args.out, names),
     }  # fmt: skip
     stems = [args.out / "findings-long2short"]
     stems += [RESULTS / f"findings-long2short-{today()}-{neutral_name()}"] if args.save else []

@@ -59,7 +59,8 @@ def plain(value: object) -> object:
 
 
 def write(result: Result, stem: Path, settings: dict[str, object]) -> None:
-    """STEM.md, STEM.json, STEM.png. `settings`: seeds, load and what else the runs had in common."""
+    """STEM.md, STEM.json, STEM.png. `settings`: seeds, load and what else the runs had in common; `run_commits` are the runs',
+    `commit` is that of the table."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     place = {"date": machine.today(), "commit": machine.commit(), "device": machine.device()}
     content = {

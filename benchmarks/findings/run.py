@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.findings.arms import lengths, points, run_all, seconds
+from benchmarks.findings.arms import commits, lengths, points, run_all, seconds
 from benchmarks.findings.plan import FINDINGS, jobs
 from benchmarks.findings.result import markdown, write
 from k15.errors import K15Error
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", nargs="*", help=f"all by default: {', '.join(NAMES)}")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="0,1,2 by default")
     parser.add_argument("--out", type=Path, default=Path("runs/findings"), help="folder of the runs (default runs/findings)")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at once, about a core each (default 2)")
+    parser.add_argument("--parallel", type=_parallel, default=2, help="runs at once, about a core each (default 2)")
     parser.add_argument("--small", action="store_true", help="runs of four iterations: shows that all works, decides nothing")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/findings-NAME-<date>-<machine>.*")
     return parser
@@ -65,6 +65,12 @@ def _seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise argparse.ArgumentTypeError(f"{text!r}: seeds must be different and at least 0")
     return seeds
+
+
+def _parallel(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _findings(names: Sequence[str], out: Path, args: argparse.Namespace) -> None:
@@ -89,7 +95,7 @@ def _write(name: str, out: Path, args: argparse.Namespace, others: float) -> Non
     names = [job.name for job in jobs([name], args.seeds, args.small)]
     settings = {
         "seeds": list(args.seeds), "small": args.small, "cores_in_use_by_others_at_the_end": round(others, 1),
-        "run_seconds": {n: seconds(out, n) for n in names},
+        "run_seconds": {n: seconds(out, n) for n in names}, "run_commits": commits(out, names),
         "curves": {arm: [[vars(p) for p in seed] for seed in every] for arm, every in curves.items()},
     }  # fmt: skip
     stems = [out / f"findings-{name}"]

@@ -5,8 +5,11 @@ Over MPI all nodes are one world, started together; each then has two named pipe
 """
 
 import asyncio
+import errno
 import json
 import os
+import select
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from k15.node.versions import Versions
 from k15.weights.store import Store
 
 TOKEN = "benchmark-token-of-one-run"
+START_S = 180.0  # of all ranks of a world
 
 
 async def serve(name: str, folder: Path, etcd: str, password: str, transport: str, nodes: int) -> None:
@@ -102,16 +106,71 @@ def _alone(number: int, argv: list[str]) -> Node:
 
 
 def _world(root: Path, words: list[list[str]]) -> list[Node]:
-    """All ranks of one mpiexec, which passes stdin to the first alone: hence named pipes."""
+    """All ranks of one mpiexec, which passes stdin to the first alone: hence named pipes. Raises RuntimeError when it ends, or
+    START_S are over, before all ranks have opened theirs."""
+    launcher = mpiexec()
+    if launcher is None:
+        raise RuntimeError("there is no mpiexec beside Python nor on the path; install it (pip install mpich)")
     for i in range(len(words)):
         for pipe in Node.PIPES:
             os.mkfifo(root / str(i) / pipe)
-    argv = [str(Path(sys.executable).with_name("mpiexec"))]
+    argv = [launcher]
     for i, rank in enumerate(words):
         argv += [*([":"] if i else []), "-n", "1", *rank]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **for_modules())
-    opened = [[(root / str(i) / p).open(mode) for p, mode in zip(Node.PIPES, "wr", strict=True)] for i in range(len(words))]
-    return [Node(str(i), into, out, process) for i, (into, out) in enumerate(opened)]
+    pipes = [[root / str(i) / pipe for pipe in Node.PIPES] for i in range(len(words))]
+    try:
+        return opened(pipes, process, START_S)
+    except RuntimeError:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
+
+def mpiexec() -> str | None:
+    """The one of this Python's environment, else the machine's."""
+    return shutil.which(str(Path(sys.executable).with_name("mpiexec"))) or shutil.which("mpiexec")
+
+
+def opened(pipes: list[list[Path]], process: subprocess.Popen, limit_s: float) -> list[Node]:
+    """This side of the ranks' [commands, answers]. A rank opens its two one after the other, and a plain open would wait for one
+    that has died. Raises RuntimeError when `process` ends, or limit_s are over, first."""
+    end_s = time.monotonic() + limit_s
+
+    def look(rank: int) -> None:
+        if process.poll() is not None:
+            raise RuntimeError(f"mpiexec ended with code {process.returncode} before rank {rank} had started")
+        if time.monotonic() > end_s:
+            raise RuntimeError(f"rank {rank} has not started within {limit_s:.0f} s")
+
+    answers = [os.open(pair[1], os.O_RDONLY | os.O_NONBLOCK) for pair in pipes]
+    commands: list[int] = []
+    try:
+        while len(commands) < len(pipes):
+            try:
+                commands.append(os.open(pipes[len(commands)][0], os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # nobody reads it yet
+                    raise
+                look(len(commands))
+                time.sleep(0.05)
+        for rank, fd in enumerate(answers):  # before its first byte, a read would take a pipe without writer for ended
+            waiting = select.poll()
+            waiting.register(fd, select.POLLIN)
+            while not waiting.poll(200):
+                look(rank)
+    except RuntimeError:
+        for fd in [*answers, *commands]:
+            os.close(fd)
+        raise
+    for fd in [*answers, *commands]:
+        os.set_blocking(fd, True)
+    return [
+        Node(str(i), os.fdopen(w, "w"), os.fdopen(r), process) for i, (w, r) in enumerate(zip(commands, answers, strict=True))
+    ]
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from benchmarks.handoff import engine, limits, moonshot, transfer
+from benchmarks.handoff.node import mpiexec
 from benchmarks.handoff.weights import Trainer, shape_of
 from benchmarks.machine import BUSY_CORES, commit, device, foreign_load, neutral_name, today
 
 RESULTS = Path(__file__).parents[1] / "results"
+TRANSPORTS = ("http", "mooncake", "mpi")
 TARGET = 0.6  # of the slower of memory copy and link
 TARGET_RATIO = 10.0  # in place over save and restart
 
@@ -38,6 +40,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--engine-gb", type=float, default=None, help="a smaller model for vLLM")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/handoff-<date>-<machine>.json")
     args = parser.parse_args(words)
+    for transport in args.transports.split(","):
+        if transport not in TRANSPORTS:
+            parser.error(f"--transports: there is no {transport!r}; allowed: {', '.join(TRANSPORTS)}")
+        if transport == "mpi" and mpiexec() is None:
+            parser.error("--transports: mpi needs mpiexec, which is neither beside Python nor on the path (pip install mpich)")
     torch.set_num_threads(1)
     busy = foreign_load()
     result: dict[str, Any] = {

@@ -36,7 +36,7 @@ TIMEOUT_S = 3600.0
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit code 1 where the job or the gate fails."""
+    """Exit code 1 where the job or the gate fails, 2 for wrong words."""
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks partial", description=__doc__, formatter_class=raw)
     parser.add_argument("--save", action="store_true")
@@ -46,6 +46,11 @@ def main(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     work = replace(Work(), budgets=(LONGEST, 32), prompts=4, counted=6) if args.small else Work()
     folder = args.work if args.work is not None else Path(tempfile.mkdtemp(prefix="k15-partial-"))
+    if (folder / "run").exists():
+        print(
+            f"partial: --work {folder} holds a run of this benchmark already. Give another folder, or remove it.", file=sys.stderr
+        )
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     try:
         loads = [machine.foreign_load()]

@@ -6,6 +6,7 @@ accuracy per token of its answers; of several such the more accurate, then the e
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,12 +131,23 @@ def export_folder(run_dir: Path, iteration: int) -> Path:
 
 
 def weights_of(run_dir: Path, iteration: int) -> Path | None:
-    """The export of an iteration, where there is one: kept, or hf/ of a run that ended with it."""
+    """The export of an iteration, where there is one: kept, or hf/ of a run that ended with it. The report of a run that was
+    then extended is an old one, so the last checkpoint before hf/ must be the iteration's too."""
     kept, rows = export_folder(run_dir, iteration), run_dir / "metrics.jsonl"
     if kept.is_dir():
         return kept
     ended = (run_dir / "report" / "index.html").is_file() and rows.is_file() and read_metrics(rows)[-1]["iteration"] == iteration
-    return run_dir / "hf" if ended and (run_dir / "hf").is_dir() else None
+    export = run_dir / "hf"
+    return export if ended and export.is_dir() and last_saved(run_dir, export.stat().st_mtime) == iteration else None
+
+
+def last_saved(run_dir: Path, before: float) -> int | None:
+    """The iteration of the last checkpoint that was complete by a time (seconds since 1970); None where there is none."""
+    marks = [
+        int(number[1]) for p in (run_dir / "checkpoints").glob("*-iteration-*")
+        if (number := re.search(r"-iteration-(\d+)$", p.name)) and p.stat().st_mtime <= before
+    ]  # fmt: skip
+    return max(marks, default=None)
 
 
 def watched_run(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from k15.config.compose import to_yaml
 from k15.config.eval import EvaluationConfig
 from k15.errors import DataError
+from k15.eval.efficiency import last_saved
 from k15.eval.results import COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
 from k15.log.files import atomic_write
@@ -86,12 +87,9 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
 
 def iteration_of(watched: Path, written: float) -> int:
     """Of an export written at this time: that of the last checkpoint before it, else of the last line of metrics; else 0."""
-    marks = [
-        int(number[1]) for p in (watched / "checkpoints").glob("*-iteration-*")
-        if (number := re.search(r"-iteration-(\d+)$", p.name)) and p.stat().st_mtime <= written
-    ]  # fmt: skip
-    if marks:
-        return max(marks)
+    saved = last_saved(watched, written)
+    if saved is not None:
+        return saved
     return max((r["iteration"] for r in _metrics(watched)), default=0)
 
 

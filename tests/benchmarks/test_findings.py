@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import machine
 from benchmarks.findings import arms, measures, run
 from benchmarks.findings.arms import Job, Lengths, Point, RunError, run_all
 from benchmarks.findings.findings import ALL
@@ -97,10 +98,21 @@ def test_jobs_run_once_and_stop_at_a_failure(tmp_path):
     first, wrong = Job("help", ("--help",)), Job("wrong", ("no-such-command",), needs=("help",))
     with pytest.raises(RunError, match="wrong failed with exit code 2"):
         run_all([wrong, first, Job("never", ("--help",), needs=("wrong",))], tmp_path)
-    assert arms.seconds(tmp_path, "help") >= 0 and not (tmp_path / "runs" / "never.log").exists()
+    assert (
+        arms.seconds(tmp_path, "help") >= 0
+        and arms.commits(tmp_path, ["help"]) == [machine.commit()]
+        and not (tmp_path / "runs" / "never.log").exists()
+    )
     run_all([first], tmp_path)  # has finished: nothing is started
     with pytest.raises(RunError, match="other settings"):
         run_all([Job("help", ("sft", "--help"))], tmp_path)
+
+
+@pytest.mark.parametrize("words", [["--parallel", "0"], ["--parallel", "two"], ["--seeds", "1,1"]])
+def test_wrong_numbers_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        run.main(words)
+    assert words[1] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.partial import run as partial
 from benchmarks.step.gate import check
 from benchmarks.step.k15_side import moved, read_run
 from benchmarks.step.record import Iteration, Run, Sample
@@ -128,3 +129,9 @@ def test_trl_ranks_are_merged_into_one_run():
     run = merged(ranks, TrlSetting("s", processes=2), 1e-6)
     assert run.iterations[0].counts() == {"a": 2, "b": 2}
     assert run.iterations[0].details_s == {"cpu_of_all_ranks": 4.0}
+
+
+def test_a_folder_with_a_run_of_partial_is_refused(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    assert partial.main(["--work", str(tmp_path)]) == 2
+    assert "holds a run of this benchmark already" in capsys.readouterr().err

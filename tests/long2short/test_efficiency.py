@@ -1,6 +1,7 @@
 """The base of long2short: the rule, what is kept of a run for it, and the command that names it."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,22 @@ def test_all_or_only_the_latest_export(tmp_path, capsys):
     assert not (latest / "exports").exists() and not (latest / "best").exists()
     assert main(["eval", "best", str(latest)]) == 1
     assert "save.exports=best" in capsys.readouterr().out
+
+
+def test_the_latest_export_is_taken_only_where_it_is_the_choice_s(tmp_path, capsys):
+    """A run that had ended (its report is there) and was extended: metrics have iteration 10, hf/ may be older."""
+    run = write_run(tmp_path / "run", CURVE[:3], exports="latest")
+    (run / "report").mkdir()
+    (run / "report" / "index.html").write_text("")
+    (run / "checkpoints" / "00000-iteration-00005").mkdir(parents=True)
+    os.utime(run / "checkpoints" / "00000-iteration-00005", (1000, 1000))
+    os.utime(run / "hf", (1001, 1001))
+    assert main(["eval", "best", str(run)]) == 1 and "are not kept" in capsys.readouterr().out
+    (run / "checkpoints" / "00001-iteration-00010").mkdir()
+    os.utime(run / "checkpoints" / "00001-iteration-00010", (1002, 1002))
+    assert main(["eval", "best", str(run)]) == 1, "saved, but stopped before the export"
+    os.utime(run / "hf", (1003, 1003))
+    assert main(["eval", "best", str(run)]) == 0 and f"model.path={run / 'hf'}" in capsys.readouterr().out
 
 
 def test_evaluations_of_a_watched_run(tmp_path, capsys):
