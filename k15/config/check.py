@@ -99,6 +99,16 @@ def _engines_suffice(cfg: RunConfig, model: Mapping) -> None:
         )
 
 
+def _silence_is_noticed(cfg: RunConfig, _: Mapping) -> None:
+    r = cfg.rollout
+    if r.silence_timeout_s >= r.request_timeout_s:
+        raise ConfigError(
+            f"rollout.silence_timeout_s={r.silence_timeout_s:g} must be below rollout.request_timeout_s={r.request_timeout_s:g}, "
+            "or requests are given up before a frozen engine is noticed. Give a smaller rollout.silence_timeout_s, or a larger "
+            "rollout.request_timeout_s."
+        )
+
+
 def _data_exists(cfg: RunConfig, _: Mapping) -> None:
     d = cfg.data
     if d.kind == "jsonl":
@@ -166,8 +176,8 @@ def idle_devices(cfg: RunConfig) -> list[str]:
 
 
 RULES: tuple[Callable[[RunConfig, Mapping], None], ...] = (
-    _baseline_needs_samples, _batch_divides, _engines_suffice, _data_exists, _custom_reward_is_named, _exports_are_made,
-    _job_is_whole,
+    _baseline_needs_samples, _batch_divides, _engines_suffice, _silence_is_noticed, _data_exists, _custom_reward_is_named,
+    _exports_are_made, _job_is_whole,
 )  # fmt: skip
 
 

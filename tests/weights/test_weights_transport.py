@@ -126,6 +126,18 @@ def test_the_fastest_transport_is_used_and_named(holder, tmp_path, monkeypatch, 
     assert "broken does not serve here: no route" in caplog.text and "weights transport: fast (" in caplog.text
 
 
+def test_a_transport_that_was_left_nothing_to_be_timed_on_is_timed_later(holder, tmp_path):
+    """A segment below PROBE_BYTES: the first transport takes it whole."""
+    far, manifest, _ = holder
+    raw, choice = (far / manifest.file).read_bytes(), Choice([Timed("first", 0.05), Timed("second", 0.0)])
+    space = Workspace(tmp_path, keep=False)
+    for speeds in ({"first"}, {"first", "second"}):
+        with space.buffer(tmp_path / "tmp", 0) as buffer:
+            sink = Sink(buffer, manifest, threading.Event())
+            choice.read({"first": raw, "second": raw}, sink)
+            assert not sink.left() and choice.speeds.keys() == speeds
+
+
 def test_what_is_asked_for_and_cannot_serve_is_an_error(monkeypatch):
     assert open_transports("auto", "t", "http://127.0.0.1:1").names == ["http"]
     monkeypatch.setitem(sys.modules, "mooncake.engine", None)

@@ -52,7 +52,7 @@ class Choice:
             with self._measuring:  # others wait, so that one transport is timed at a time
                 for transport in [t for t in usable if t.name not in self.speeds]:
                     self._time(transport, record, sink)
-            usable.sort(key=lambda t: -self.speeds[t.name])
+            usable.sort(key=lambda t: -self.speeds.get(t.name, 0.0))  # one may have been left nothing to be timed on
         if sink.left():
             usable[0].read(record[usable[0].name], sink, sink.left())
 

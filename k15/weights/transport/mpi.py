@@ -125,16 +125,17 @@ class Mpi:
         rank, key, tag = offered["rank"], offered["key"], next(self._tags)
         flying: deque[_Block] = deque()
         try:
-            self._tell(rank, (_OPEN, key, tag), sink)
+            answer = np.zeros(1, np.int64)
+            heard = self._world.Irecv(answer, rank, tag)  # first: an answer that comes late must not be taken for a later one
             try:
-                answer = np.zeros(1, np.int64)
-                self._wait(self._world.Irecv(answer, rank, tag), sink, rank)
+                self._tell(rank, (_OPEN, key, tag), sink)
+                self._wait(heard, sink, rank)
                 if answer[0] == 0:
                     raise TransferError(f"MPI rank {rank} does not show {sink.manifest.file} any more")
                 self._stream(rank, int(answer[0]), sink, entries, flying)
             finally:
                 if self._drained(flying):  # else the holder keeps its memory: what is under way must not find it gone
-                    self._keep([self._world.Isend(np.array([_CLOSE, key, tag], np.int64), rank, _REQUESTS)])
+                    self._keep([heard, self._world.Isend(np.array([_CLOSE, key, tag], np.int64), rank, _REQUESTS)])
         except MPI.Exception as error:
             raise TransferError(f"MPI's read from rank {rank} failed: {error}") from error
 
