@@ -24,6 +24,7 @@ from k15.config.schema import ClusterConfig
 from k15.config.values import check_names
 from k15.config.words import FREE_TEXT, quoted
 from k15.errors import REQUEUE, ClusterError, ConfigError, unknown_name
+from k15.launch.hetjob import check_rollout_nodes, check_slurm
 from k15.launch.pipeline_end import stops
 from k15.launch.sbatch import options, render
 from k15.launch.status import QUEUED, RUNS, slurm_job
@@ -124,6 +125,7 @@ def _composed(stage: Stage):
     try:
         cfg = compose_as(COMMANDS[stage.command], stage.command, settings(stage.settings))
         check_names(cfg.name, cfg.run_dir)
+        check_rollout_nodes(cfg.cluster, stage.command, submitted=True, multirun=False, dry_run=False)
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from error
     return cfg
@@ -191,6 +193,8 @@ def submit(chain: Sequence[Stage]) -> dict[str, str]:
         if fields and fields["JobState"] in QUEUED:
             raise ConfigError(f"{stage.folder.parent} is going on: stage {stage.name} is job {job}, {fields['JobState']}. "
                               f"Wait for it (k15 status), or end it: scancel {job}.")  # fmt: skip
+    if any(_composed(chain[n]).cluster.rollout_nodes for n in todo):
+        check_slurm()
     jobs: dict[str, str] = {}
     before = None
     for number in todo:

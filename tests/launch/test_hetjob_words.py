@@ -10,9 +10,15 @@ from k15.config.check import check
 from k15.config.compose import compose_run
 from k15.errors import ClusterError, ConfigError
 from k15.launch.hetjob import check_slurm
+from k15.launch.pipeline import stages, submit
 from k15.launch.sbatch import render
 
 NODES = "cluster.rollout_nodes=2"
+CHAIN = """\
+stages:
+  - {name: rl, command: rl}
+  - {name: eval, command: eval, settings: ["model.path={rl}/hf", tasks=arithmetic]}
+"""
 CONFIG = "SchedulerType           = {scheduler}\nSLURM_VERSION           = {version}\n"
 
 
@@ -59,6 +65,22 @@ def test_where_no_nodes_would_come(
         check_points(command, [NODES, *words], multirun=multirun, submitted=submitted)
 
 
+def test_nodes_for_rollout_in_a_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused for a stage without rollouts, also one that no more can be known of yet, and by a Slurm that cannot."""
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    _answers(tmp_path, "sched/builtin", "24.05.3")
+    for name in ("sinfo", "sbatch"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/{name}-called\necho 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    words = [f"{tmp_path}/chain.yaml", f"run_dir={tmp_path}/chain", "all.cluster.kind=slurm"]
+    with pytest.raises(ConfigError, match="stage eval: cluster.rollout_nodes=2.*no rollouts"):
+        stages([*words, f"eval.{NODES}"])
+    with pytest.raises(ClusterError, match="sched/builtin"):
+        submit(stages([*words, f"rl.{NODES}"]))
+    assert not (tmp_path / "sbatch-called").exists() and not (tmp_path / "chain").exists()
+
+
 @pytest.mark.parametrize(
     ("scheduler", "version", "said"),
     [
@@ -68,12 +90,17 @@ def test_where_no_nodes_would_come(
     ],
 )
 def test_a_slurm_that_cannot(scheduler: str, version: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config").write_text(CONFIG.format(scheduler=scheduler, version=version))
-    (tmp_path / "scontrol").write_text(f"#!/bin/sh\ncat {tmp_path}/config\n")
-    (tmp_path / "scontrol").chmod(0o755)
+    _answers(tmp_path, scheduler, version)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     if said is None:
         check_slurm()
         return
     with pytest.raises(ClusterError, match=said):
         check_slurm()
+
+
+def _answers(folder: Path, scheduler: str, version: str) -> None:
+    """A scontrol in `folder` that shows this configuration."""
+    (folder / "config").write_text(CONFIG.format(scheduler=scheduler, version=version))
+    (folder / "scontrol").write_text(f"#!/bin/sh\ncat {folder}/config\n")
+    (folder / "scontrol").chmod(0o755)
