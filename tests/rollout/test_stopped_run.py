@@ -82,8 +82,8 @@ async def a_loop(folder: Path):
         with Rewards(cfg.reward, 7) as rewards, MetricsWriter(folder) as metrics:
             evaluator = Evaluator(cfg, PROMPTS[4:], worker, rewards, tokenizer)
             yield Loop(
-                cfg, Ranks(engine, worker), worker, rewards, PromptSampler(PROMPTS[:4], cfg.sampler, 7), ReplayBuffer(), tokenizer,
-                evaluator, metrics, RolloutLog(folder), checkpoints,
+                cfg, Ranks(engine, worker), worker, rewards, PromptSampler(PROMPTS[:4], cfg.sampler, 7), ReplayBuffer(),
+                tokenizer, evaluator, metrics, RolloutLog(folder), checkpoints,
             ), checkpoints  # fmt: skip
     await engine.kill()
 
