@@ -10,9 +10,9 @@
 shopt -s dotglob # also names below /dev/shm that begin with points
 
 declare -A LIVE_JOBS LIVE_UIDS KEEP_UIDS KNOWN_UIDS PROCESS_UID PROCESS_JOB PROCESS_BORN
-ALL_KNOWN=   # the user of each live job is known, so that users without one are known too
-KEEP_KNOWN=  # and so are those whom list_keep was told of
-HEADLESS=()  # environments of processes whose main thread has ended: their own one is empty
+ALL_KNOWN=  # the user of each live job is known, so that users without one are known too
+KEEP_KNOWN= # and so are those whom list_keep was told of
+HEADLESS=() # environments of processes whose main thread has ended: their own one is empty
 
 # who DIR: sets NAME_OF, UID_OF (the real one) and DIR_OF of a process; false where it is gone, or dead and only not yet
 # fetched. DIR_OF is that of a living thread if the main one has ended, which shows neither environment nor control group.
@@ -54,9 +54,9 @@ list_processes() {
   PROCESS_UID=() PROCESS_JOB=() PROCESS_BORN=() HEADLESS=()
   for dir in /proc/[0-9]*; do
     pid=${dir#/proc/}
+    born "$pid" # before the rest: whose number is given anew meanwhile is not killed
     who "$dir" || continue
     [[ $UID_OF != 0 || $NAME_OF != @(slurmstepd|slurmd|sackd) ]] || continue
-    born "$pid"
     PROCESS_UID[$pid]=$UID_OF PROCESS_JOB[$pid]='' PROCESS_BORN[$pid]=$BORN
     [[ $DIR_OF == "$dir" ]] || HEADLESS+=("$DIR_OF/environ")
     while read -r line; do # the topmost: below its own group a program may give any name
@@ -126,7 +126,7 @@ list_keep() {
   KEEP_UIDS=() KEEP_KNOWN=1
   for user in $K15_KEEP_USERS $(slurm_user); do
     if [[ $user =~ ^[0-9]+$ ]]; then
-      uid=$user
+      uid=$((10#$user))
     elif ! uid=$(id -u -- "$user" 2>/dev/null); then
       note "no user '$user' (K15_KEEP_USERS, SlurmUser): only what names an ended job is removed"
       KEEP_KNOWN= && continue
