@@ -13,9 +13,14 @@ def prepare() -> None:
 
     Slurm passes such a signal on to every process of a step; the controller alone acts on it, by a handler of its own.
     """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent()
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def die_with_parent() -> None:
+    """This process is killed when the thread that started it ends, also when that one is killed."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def end(process: subprocess.Popen, grace_s: float = 30.0) -> None:

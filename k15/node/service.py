@@ -6,6 +6,7 @@ visitor (`k15 scale`): the running job's rendezvous file -> wait until it trains
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -69,6 +70,7 @@ class Node:
         self._asking: asyncio.Task | None = None
         self._to_save = False  # asked for, perhaps before there is a controller
         self._store: Store | None = None
+        self._held: Held | None = None
         self._versions: Versions | None = None
 
     async def run(self) -> int:
@@ -141,7 +143,7 @@ class Node:
         try:
             role = "train" if self.joins is None else "rollout"
             record = json.dumps({"url": url, "host": os.uname().nodename, "address": self.address, "role": role})
-            held = await asyncio.to_thread(store.hold, f"agents/{self.identity.node_rank}", record, LEASE_S)
+            held = self._held = await asyncio.to_thread(store.hold, f"agents/{self.identity.node_rank}", record, LEASE_S)
             assert self._versions is not None
             await asyncio.to_thread(self._versions.open, url)  # now: what cannot serve is said before anything expensive starts
             log.info("agent of node %d of %d at %s", self.identity.node_rank, self.identity.node_count, url)
@@ -161,6 +163,9 @@ class Node:
             await agent.close()
             if self.head:
                 await self._end_others(rendezvous, store, session)
+            elif self._held is not None:
+                with contextlib.suppress(ClusterError):  # the head has gone before, and its metadata with it
+                    await asyncio.to_thread(self._held.close)
 
     async def _run_controller(self, agent: Agent) -> None:
         """Run the controller as a child; its exit code is the job's."""

@@ -69,6 +69,7 @@ def engine_command(
         "logprobs-mode": LOGPROBS_MODE,
         "load-format": "dummy" if dummy else "auto",
         "middleware": "k15.rollout.guard.BearerGuard",
+        "scheduler-cls": SCHEDULER,  # vLLM's own, with a faster repetition check, in a process that ends with the server
         "uvicorn-log-level": "warning",
     }
     flags = ["enable-prefix-caching", "enable-scale-out", "disable-uvicorn-access-log", "disable-fastapi-docs"]
@@ -87,8 +88,6 @@ def engine_command(
         flags += ["enable-sleep-mode"]
     if worker_extension is not None:
         options["worker-extension-cls"] = worker_extension
-    if cfg.repetition.enabled:
-        options["scheduler-cls"] = SCHEDULER  # vLLM's own, with a faster repetition check
     for name, value in options.items():
         argv += [f"--{name}", str(value)]
     argv += [f"--{name}" for name in flags]

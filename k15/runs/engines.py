@@ -102,7 +102,8 @@ class Engines:
         except K15Error as fault:
             if not engine.visiting:
                 raise
-            self._give_up(engine, fault)
+            if engine in self.all:  # else its node was let go meanwhile
+                self._give_up(engine, fault)
             return None
 
     def _give_up(self, engine: Engine, fault: K15Error) -> None:
@@ -196,7 +197,8 @@ class Engines:
                         if self.held is wanted:
                             raise  # else its segments were dropped meanwhile, for a newer version
         except K15Error as fault:
-            self._give_up(engine, fault)
+            if engine in self.all:
+                self._give_up(engine, fault)
             return
         if engine in self.all:
             log.info("%s has caught up", engine.name)

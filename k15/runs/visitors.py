@@ -6,6 +6,7 @@ lost (lease) or failing -> dropped with a warning
 """
 
 import asyncio
+import contextlib
 import json
 
 import aiohttp
@@ -96,7 +97,8 @@ class Visitors:
             self._starting[rank] = asyncio.create_task(self._start(rank))
         for rank in (found.keys() & (leaving.keys() | self._sent_away)) - self._known.keys():
             # It was to leave before we knew it, or did not hear us: it must not hold its node.
-            await AgentClient(self._session, found[rank]["url"], self._token, rank).shutdown()
+            with contextlib.suppress(ClusterError):  # or it has just ended, and its key goes with its lease
+                await AgentClient(self._session, found[rank]["url"], self._token, rank).shutdown()
         for rank in list(self._known):
             if rank in found and rank not in leaving:
                 continue

@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -287,6 +288,12 @@ async def test_the_engine_says_which_weights_sampled(client):
         await client.generate((3, 4, 5), max_tokens=20, seed=1)
 
 
+def in_session(leader: int) -> list[int]:
+    """Living processes of the session that `leader` began."""
+    stats = [p.read_text().rsplit(")", 1) for p in Path("/proc").glob("[0-9]*/stat") if p.exists()]
+    return [int(head.split(" ", 1)[0]) for head, rest in stats if rest.split()[3] == str(leader) and rest.split()[0] != "Z"]
+
+
 async def test_an_engine_killed_in_mid_phase_costs_no_token_that_had_arrived(client, victim, policy):
     """Two engines, one killed by SIGKILL: every rollout is whole, every log-prob that of the weights, nothing sampled twice."""
     await asyncio.to_thread(victim.wait)
@@ -307,10 +314,13 @@ async def test_an_engine_killed_in_mid_phase_costs_no_token_that_had_arrived(cli
         some_done = asyncio.Event()  # texts end at many lengths: by then others are in the middle
         run = asyncio.create_task(worker.run(groups_of(8, 8), 5, lambda metrics, done: done < 12 or some_done.set()))
         await some_done.wait()
-        os.killpg(victim.process.pid, 9)
+        assert len(in_session(victim.process.pid)) > 1
+        os.kill(victim.process.pid, signal.SIGKILL)  # the server alone: its engine must not stay
         rollouts = [r for g in await run for r in g.rollouts]
         took = asyncio.get_running_loop().time() - started
     kept, metrics = [r for r in rollouts if len(r.segments) > 1], worker.metrics
+    victim.process.wait(20)
+    assert not in_session(victim.process.pid)
     assert len(rollouts) == 64 and all(r.finished for r in rollouts)
     assert kept and metrics.kept_tokens == sum(len(s.tokens) for r in kept for s in r.segments[:-1]) > 0
     assert metrics.engine_failures == 1 and metrics.tokens == sum(r.length for r in rollouts)
