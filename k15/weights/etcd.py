@@ -113,13 +113,19 @@ def _add_member(endpoint: str, password: str, peer: str) -> list[dict]:
     session = _direct()
     deadline = time.monotonic() + _START_S
     while True:
-        login = session.post(f"{endpoint}/v3/auth/authenticate", json={"name": "root", "password": password}, timeout=10.0)
-        headers = {"Authorization": login.json().get("token", "")}
-        answer = session.post(f"{endpoint}/v3/cluster/member/add", json={"peerURLs": [peer]}, headers=headers, timeout=10.0)
-        if answer.status_code == 200:
-            return answer.json()["members"]
+        try:
+            login = session.post(f"{endpoint}/v3/auth/authenticate", json={"name": "root", "password": password}, timeout=10.0)
+            ask = {"headers": {"Authorization": login.json().get("token", "")}, "timeout": 10.0}
+            answer = session.post(f"{endpoint}/v3/cluster/member/add", json={"peerURLs": [peer]}, **ask)
+            if answer.status_code != 200 and "already exists" in answer.text:  # an answer of before came too late
+                answer = session.post(f"{endpoint}/v3/cluster/member/list", json={}, **ask)
+            if answer.status_code == 200:
+                return answer.json()["members"]
+            why = answer.text.strip()
+        except requests.RequestException as error:  # it waits until the member that was taken last has started
+            why = str(error)
         if time.monotonic() > deadline:
-            raise ClusterError(f"etcd at {endpoint} did not take {peer} as a member: {answer.text.strip()}")
+            raise ClusterError(f"etcd at {endpoint} did not take {peer} as a member: {why}")
         time.sleep(0.3)
 
 

@@ -86,11 +86,11 @@ class Lazy(Tensor):
         return (found for found in map(self.view_.of, self.pieces) if found is not None)
 
     def read(self) -> Tensor:
-        """An ordinary tensor with its values; without a copy where one piece holds them all."""
+        """An ordinary tensor with its values, contiguous as this one says it is; without a copy where one piece holds them so."""
         parts = list(self.parts())
         self.meter.bytes_read += sum(part.nbytes for _, part in parts)
         if len(parts) == 1:
-            return parts[0][1]
+            return parts[0][1].contiguous()
         full = torch.empty(self.shape, dtype=self.dtype)
         for where, part in parts:
             full[where] = part

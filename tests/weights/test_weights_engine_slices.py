@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from k15.weights.layout import Slice
@@ -53,6 +53,7 @@ NUMBER = st.integers(0, 9)
 
 
 @settings(max_examples=300, deadline=None)
+@example(shape=[2, 3], bounds=[[], [], []], program=[("chunk", 1, 0, 1), ("flat", 0, 0, 0)])  # one piece, read across its rows
 @given(
     shape=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     bounds=st.lists(st.lists(NUMBER, max_size=2), min_size=3, max_size=3),
