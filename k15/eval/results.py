@@ -9,6 +9,7 @@ from typing import Any
 from k15.errors import DataError
 from k15.eval.codeforces import Rating
 from k15.eval.estimates import Estimate
+from k15.log.columns import columns as lines_of
 from k15.log.files import atomic_write
 
 KIND = "k15 eval"
@@ -111,11 +112,8 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns; those with one and the same value (of several rows, or long) are listed below the table."""
     same = [i for i in range(3, len(columns)) if len({r[i] for r in rows}) == 1]
     kept = [i for i in range(len(columns)) if i not in same]
-    widths = [max(len(columns[i]), *(len(r[i]) for r in rows)) for i in kept]
-    lines = [
-        "  ".join(text.ljust(w) for text, w in zip([r[i] for i in kept], widths, strict=True)).rstrip() for r in (columns, *rows)
-    ]
-    return "\n".join([*lines, *(["all: " + ", ".join(f"{columns[i]} {rows[0][i]}" for i in same)] if same else [])])
+    shown = lines_of([[r[i] for i in kept] for r in (columns, *rows)])
+    return "\n".join([shown, *(["all: " + ", ".join(f"{columns[i]} {rows[0][i]}" for i in same)] if same else [])])
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:

@@ -1,27 +1,23 @@
 """`k15 status --cost [RUN_DIR | JOB ...]`: GPU-hours, core-hours and energy of runs, from Slurm's accounting (slurmdbd)."""
 
+import argparse
 import math
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from k15.errors import ClusterError, ConfigError, DataError
-from k15.launch.status import RUNS, all_runs, is_run, job_of
+from k15.errors import ClusterError, DataError
+from k15.launch.status import RUNS, all_runs, is_run, job_of, slurm_config
+from k15.log.columns import columns
 from k15.log.sweep import is_sweep, read_sweep
 
 FIELDS = ("JobID", "State", "ElapsedRaw", "NNodes", "AllocTRES", "ConsumedEnergyRaw")
 JOB = r"\d+(_\d+)?"
 J_PER_KWH = 3.6e6
 MOST_JOBS = 500  # in one call of sacct
-USAGE = """usage: k15 status --cost [RUN_DIR | JOB ...] [--price P]
-
-What runs used, from Slurm's accounting: every start of each of their jobs, those before a requeue and rollout-only nodes too.
-No word: all runs in runs/ and multirun/. --price P: a GPU-hour costs P.
-"""
 
 
 @dataclass(frozen=True)
@@ -117,30 +113,28 @@ def jobs_of(folder: Path) -> list[str]:
 
 def ask(jobs: Sequence[str]) -> dict[str, Use]:
     """What Slurm's accounting has of `jobs`. Raises ClusterError where there is no accounting, or it does not answer."""
-    config = _run("scontrol", "show", "config")
+    config = slurm_config()
     found: dict[str, Use] = {}
-    if re.search(r"^AccountingStorageType\s*=\s*accounting_storage/none", config, re.MULTILINE):
+    if config.get("AccountingStorageType") == "accounting_storage/none":
         raise ClusterError(
             "this Slurm keeps no accounts (AccountingStorageType is none); docs/admin.md has how to set up slurmdbd"
         )
-    counts = bool(re.search(r"^AccountingStorageTRES\s*=.*\bgres/gpu\b", config, re.MULTILINE))
-    measures = not re.search(r"^AcctGatherEnergyType\s*=\s*(acct_gather_energy/none|\(null\))", config, re.MULTILINE)
+    counts = bool(re.search(r"\bgres/gpu\b", config.get("AccountingStorageTRES", "")))
+    measures = config.get("AcctGatherEnergyType") not in (None, "acct_gather_energy/none", "(null)")
     for first in range(0, len(jobs), MOST_JOBS):
         some = ",".join(jobs[first : first + MOST_JOBS])
-        text = _run("sacct", "--duplicates", "--parsable2", "--noheader", f"--format={','.join(FIELDS)}", f"--jobs={some}")
+        text = _sacct("--duplicates", "--parsable2", "--noheader", f"--format={','.join(FIELDS)}", f"--jobs={some}")
         found |= uses(text, counts_gpus=counts, measures_energy=measures)
     return found
 
 
-def _run(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        raise ClusterError(f"the cost of runs is Slurm's to tell, but there is no {command[0]} here; use a login node")
+def _sacct(*words: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"{command[0]} does not answer within 120 s") from error
+        done = subprocess.run(["sacct", *words], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"sacct does not answer: {error}") from error
     if done.returncode:
-        raise ClusterError(f"{command[0]} fails: {done.stderr.strip()[-300:] or 'it gives no reason'}")
+        raise ClusterError(f"sacct fails: {done.stderr.strip()[-300:] or 'it gives no reason'}")
     return done.stdout
 
 
@@ -158,8 +152,7 @@ def table(rows: Sequence[tuple[str, Sequence[str], Use]], price: float | None) -
         if price is not None:
             cells.append("not counted" if use.gpu_hours is None else f"{use.gpu_hours * price:,.2f}")
         lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return columns(lines)
 
 
 def _hours(value: float) -> str:
@@ -167,11 +160,17 @@ def _hours(value: float) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table. Raises ConfigError, DataError, ClusterError."""
-    if {"-h", "--help"} & set(argv):
-        print(USAGE)
-        return 0
-    targets, price = _words([w for w in argv if w != "--cost"])
+    """Prints the table; SystemExit for wrong words. Raises DataError, ClusterError."""
+    parser = argparse.ArgumentParser(
+        prog="k15 status", allow_abbrev=False,
+        description="What runs used, from Slurm's accounting: every start of each of their jobs, those before a requeue and "
+        "rollout-only nodes too.",
+    )  # fmt: skip
+    parser.add_argument("--cost", action="store_true", required=True, help="GPU-hours, core-hours and energy")
+    parser.add_argument("--price", type=_price, metavar="P", help="a GPU-hour costs P")
+    parser.add_argument("target", nargs="*", metavar="RUN_DIR|JOB", help="none: all runs in runs/ and multirun/")
+    args = parser.parse_args(list(argv))
+    targets, price = args.target, args.price
     wanted: list[tuple[str, list[str]]] = []
     for target in targets if targets else [str(folder) for folder in all_runs()]:
         folder = next((f for f in (Path(target), RUNS / target) if is_run(f)), None)
@@ -197,22 +196,11 @@ def main(argv: Sequence[str]) -> int:
     return 0 if known else 1
 
 
-def _words(words: Sequence[str]) -> tuple[list[str], float | None]:
-    targets: list[str] = []
-    price: float | None = None
-    rest = iter(words)
-    for word in rest:
-        name, _, value = word.partition("=")
-        if name == "--price":
-            value = value if value else next(rest, "")
-            try:
-                price = float(value)
-            except ValueError:
-                price = math.nan
-            if not math.isfinite(price) or price < 0:
-                raise ConfigError(f"--price is {value!r}, but a number of 0 or more is needed, the cost of a GPU-hour: 2.5")
-        elif word.startswith("-"):
-            raise ConfigError(f"status --cost has no option {word}; allowed: --price P, run folders, names of runs and job ids.")
-        else:
-            targets.append(word)
-    return targets, price
+def _price(word: str) -> float:
+    try:
+        price = float(word)
+    except ValueError:
+        price = math.nan
+    if not math.isfinite(price) or price < 0:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of 0 or more: the cost of a GPU-hour, such as 2.5")
+    return price

@@ -6,10 +6,10 @@ K15_HET_GROUP set, which makes of it a node that joins the run as those of `k15 
 
 import os
 import re
-import subprocess
 
 from k15.config.schema import ClusterConfig
 from k15.errors import ClusterError, ConfigError
+from k15.launch.status import slurm_config
 
 OLDEST = (20, 2)  # Slurm's release that named them so
 PLAIN = "sbatch --nodes=N ... : --nodes=M ... slurm/rl.sbatch ..."
@@ -40,13 +40,7 @@ def check_rollout_nodes(cluster: ClusterConfig, command: str, *, submitted: bool
 
 def check_slurm() -> None:
     """Raises ClusterError where the Slurm that answers starts no heterogeneous jobs: it would leave them pending for ever."""
-    try:
-        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ClusterError(f"scontrol does not answer: {error}") from error
-    if done.returncode:
-        raise ClusterError(f"scontrol does not say how Slurm is configured: {done.stderr.strip()}")
-    fields = dict(re.findall(r"^(\w+)\s*=\s*(\S+)", done.stdout, re.MULTILINE))
+    fields = slurm_config()
     remedy = "Leave out cluster.rollout_nodes, and add nodes with `k15 scale RUN_DIR +N` once the run has started."
     if fields.get("SchedulerType", "sched/backfill") != "sched/backfill":
         raise ClusterError(

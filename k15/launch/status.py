@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.config.compose import from_yaml
-from k15.errors import ConfigError, DataError
+from k15.errors import ClusterError, ConfigError, DataError
 from k15.log import read_metrics
+from k15.log.columns import columns
 from k15.log.sweep import is_finished
 
 RUNS = Path("runs")
@@ -202,6 +203,17 @@ def slurm_parts(job: str) -> list[dict[str, str]] | None:
     return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in done.stdout.splitlines() if line.startswith("JobId=")]
 
 
+def slurm_config() -> dict[str, str]:
+    """`scontrol show config`. Raises ClusterError where no Slurm answers."""
+    try:
+        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"scontrol does not answer: {error}; is this a login node?") from error
+    if done.returncode:
+        raise ClusterError(f"scontrol does not say how Slurm is configured: {done.stderr.strip()[-300:]}")
+    return dict(re.findall(r"^(\w+)\s*=\s*(\S+)", done.stdout, re.MULTILINE))
+
+
 def queue_state(fields: Mapping[str, str]) -> str:
     """For example `RUNNING 0:12:31 n[1-2]`, `PENDING (Resources)`, `FAILED (exit 1:0)`."""
     state = fields["JobState"]
@@ -243,8 +255,7 @@ def table(all_of_them: Sequence[Status]) -> str:
                 str(one.log) if one.log is not None else "-",
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def number(value: object) -> str:

@@ -3,40 +3,19 @@
     easy_to_hack(verdicts)   right within N = 8 guesses made without reasoning -> the prompt is left out
     leaks_answer(prompt)     the prompt itself states its answer                -> the prompt is left out
 
-Both are pure; `guess` drives a sampler over many prompts and bounds how many are asked at a time.
+Both are pure; `k15.curate.ask` has the guesses made.
 """
 
-import asyncio
-import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from k15.reward.compare import compare, parts
 from k15.reward.literal import literal
 from k15.reward.notation import canonical
-from k15.rollout.client import EngineClient
 from k15.types import Prompt
 
 GUESSES = 8  # N of the report
 GUESS_SUFFIX = "\n\nAnswer at once, without any reasoning. Write only the final answer, as \\boxed{answer}."
-
-Sampler = Callable[[str, int], Awaitable[Sequence[str]]]
-"""(text to answer without reasoning, n) -> n sampled responses."""
-Judge = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
-"""(response, answer) pairs -> verdicts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guessed:
-    """The verdicts on a prompt's guesses, in the order they were made."""
-
-    prompt: Prompt
-    verdicts: tuple[bool, ...]
-
-    @property
-    def hackable(self) -> bool:
-        return easy_to_hack(self.verdicts)
 
 
 def easy_to_hack(verdicts: Sequence[bool], guesses: int = GUESSES) -> bool:
@@ -44,57 +23,6 @@ def easy_to_hack(verdicts: Sequence[bool], guesses: int = GUESSES) -> bool:
     if len(verdicts) < guesses:
         raise ValueError(f"there are {len(verdicts)} guesses, but the rule needs {guesses}; sample more, or lower `guesses`")
     return any(verdicts[:guesses])
-
-
-async def guess(
-    prompts: Sequence[Prompt],
-    sample: Sampler,
-    judge: Judge,
-    *,
-    guesses: int = GUESSES,
-    concurrent: int = 32,
-    suffix: str = GUESS_SUFFIX,
-) -> list[Guessed]:
-    """Ask for `guesses` answers to each prompt and judge them; the results are in the order of the prompts.
-
-    `sample` is given the prompt's text with `suffix`; at most `concurrent` prompts are asked at once. `judge` runs in a
-    thread. An exception of either ends the whole: half a filter is none.
-    """
-    gate = asyncio.Semaphore(concurrent)
-
-    async def one(prompt: Prompt) -> Guessed:
-        async with gate:
-            responses = await sample(prompt.text + suffix, guesses)
-        assert len(responses) == guesses, f"{len(responses)} responses for {guesses} guesses"
-        verdicts = await asyncio.to_thread(judge, [(r, prompt.answer) for r in responses])
-        return Guessed(prompt, tuple(bool(v) for v in verdicts))
-
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(p)) for p in prompts]
-    return [t.result() for t in running]
-
-
-def engine_sampler(
-    client: EngineClient,
-    encode: Callable[[str], Sequence[int]],
-    decode: Callable[[Sequence[int]], str],
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    max_tokens: int = 64,
-) -> Sampler:
-    """A Sampler on one engine. `max_tokens` is short on purpose: there is no room to reason. Seeds follow from the text."""
-
-    async def sample(text: str, n: int) -> list[str]:
-        tokens = encode(text)
-        chance = random.Random(f"{seed} {text}")
-        seeds = [chance.getrandbits(31) for _ in range(n)]
-        made = await asyncio.gather(
-            *(client.generate(tokens, max_tokens=max_tokens, seed=s, temperature=temperature) for s in seeds)
-        )
-        return [decode(g.tokens) for g in made]
-
-    return sample
 
 
 # "the answer is 5", "Answer: 5", "#### 5", "\\boxed{5}", "Ans. 5": what states an answer rather than mentions a value.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from k15.errors import ConfigError, DataError
+from k15.errors import DataError
 from k15.launch.cost import Use, jobs_of, main, table, uses
 
 # Of a 22.05 cluster: job 3 was preempted after 36 s and went on for 72 s; job 4_1 is an array's task; 5 is heterogeneous.
@@ -61,11 +61,13 @@ def test_jobs_of_a_run_are_those_that_left_a_trace(tmp_path: Path) -> None:
     assert "43" not in jobs_of(run)
 
 
-def test_wrong_words_are_refused_before_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_words_are_refused_before_slurm_is_asked(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    for words, named in ((["--price", "x"], "'x'"), (["--price=-1"], "'-1'"), (["--price"], "''"), (["--cots"], "--cots")):
-        with pytest.raises(ConfigError, match=named):
+    wrong = ((["--price", "x"], "'x'"), (["--price=-1"], "'-1'"), (["--price"], "expected one"), (["--cots"], "--cots"))
+    for words, named in wrong:
+        with pytest.raises(SystemExit) as ended:
             main(["--cost", *words])
+        assert ended.value.code == 2 and named in capsys.readouterr().err
     with pytest.raises(DataError, match="nobody"):
         main(["--cost", "nobody"])
     assert main(["--cost"]) == 0
