@@ -10,6 +10,7 @@ import torch
 import torch.multiprocessing as mp
 
 from k15.config.schema import AlgoConfig, ParallelConfig
+from k15.node.network import free_port
 from k15.types import Sample
 
 VOCAB = 51  # odd, so that tensor parallelism has to pad it
@@ -63,8 +64,7 @@ def make_samples(groups: int = 5, k: int = 3, seed: int = 0, longest: int = 24) 
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """[function(*args) of rank 0, of rank 1, ...]; it runs with torch.distributed up. Fails if any rank does."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = Random(str(folder)).randrange(20000, 40000)
-    mp.spawn(_rank, (world, port, function, str(folder), args), nprocs=world)
+    mp.spawn(_rank, (world, free_port("127.0.0.1"), function, str(folder), args), nprocs=world)
     return [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(world)]
 
 

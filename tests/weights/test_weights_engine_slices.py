@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 from itertools import pairwise, product
 from pathlib import Path
@@ -103,8 +102,8 @@ QUANTISED = {
 FAMILIES = {"qwen2": {"tie_word_embeddings": True}, "mixtral": {}, "deepseek_v3": {}}  # mixtral's experts need padding
 
 
-def make_worker(folder: Path, rank: int, port: int, tensor_parallel: int = 2):
-    """vLLM's own CPU worker with our extension and dummy weights, as its executor makes it."""
+def make_worker(folder: Path, rank: int, tensor_parallel: int = 2):
+    """vLLM's own CPU worker with our extension and dummy weights, as its executor makes it; all meet in a file of `folder`."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
@@ -115,7 +114,7 @@ def make_worker(folder: Path, rank: int, port: int, tensor_parallel: int = 2):
     ).create_engine_config()  # fmt: skip
     worker = WorkerWrapperBase(rpc_rank=rank, global_rank=rank)
     settings_ = {"vllm_config": config, "local_rank": rank, "rank": rank, "is_driver_worker": rank == 0}
-    settings_["distributed_init_method"] = f"tcp://127.0.0.1:{port}"
+    settings_["distributed_init_method"] = f"file://{folder}/rendezvous"
     worker.init_worker([settings_] * 2)
     worker.init_device()
     worker.load_model()
@@ -134,7 +133,7 @@ def state(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def load_both_ways(rank: int, folder: str, port: int) -> None:
+def load_both_ways(rank: int, folder: str) -> None:
     os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     from vllm.distributed import cleanup_dist_env_and_memory
@@ -144,9 +143,9 @@ def load_both_ways(rank: int, folder: str, port: int) -> None:
 
     torch.set_num_threads(1)
     results = {}
-    for number, family in enumerate(FAMILIES):
+    for family in FAMILIES:
         paths = [str(Path(folder, family, "shm", segment_name(1, r))) for r in range(2)]
-        worker = make_worker(Path(folder, family), rank, port + number)
+        worker = make_worker(Path(folder, family), rank)
         model = worker.get_model()
         dummy = state(model)
         check = worker.k15_check(1, paths)
@@ -167,7 +166,7 @@ def load_both_ways(rank: int, folder: str, port: int) -> None:
         results[family] = {**check, **load, "differ": differ, "stale": stale, "tensors": len(whole)}
         cleanup_dist_env_and_memory()
     if rank == 0:
-        worker = make_worker(Path(folder, "quantised"), 0, port + len(FAMILIES), tensor_parallel=1)
+        worker = make_worker(Path(folder, "quantised"), 0, tensor_parallel=1)
         before = {name: tensor.clone() for name, tensor in worker.get_model().state_dict().items()}
         results["refusal"] = worker.k15_check(1, [str(Path(folder, "qwen2", "shm", segment_name(1, r))) for r in range(2)])
         assert before and all(torch.equal(t, before[n]) for n, t in worker.get_model().state_dict().items())
@@ -195,7 +194,7 @@ def test_workers_read_their_slices_alone(make_model, write_version, tmp_path):
     text = json.loads((tmp_path / "qwen2" / "config.json").read_text()) | {"quantization_config": QUANTISED}
     (tmp_path / "quantised" / "config.json").write_text(json.dumps(text))
 
-    mp.spawn(load_both_ways, (str(tmp_path), random.Random(str(tmp_path)).randrange(20000, 40000)), nprocs=2)
+    mp.spawn(load_both_ways, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"result{rank}.pt") for rank in range(2)]
     for family in FAMILIES:
         both = [rank[family] for rank in ranks]
