@@ -5,7 +5,9 @@ vLLM's weight loaders take a full tensor, narrow it to what their worker keeps a
 tensor, whatever layouts trainer and engine have. An operation that is no view of a box reads the box as it stands then.
 """
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +22,17 @@ aten = torch.ops.aten
 
 @dataclass
 class Meter:
-    """Bytes that were read through all `Lazy` tensors of one load."""
+    """Bytes that were read through all `Lazy` tensors of one load, and the seconds that their copying took."""
 
     bytes_read: int = 0
+    copy_s: float = 0.0
+
+    @contextmanager
+    def copying(self, nbytes: int) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.bytes_read += nbytes
+        self.copy_s += time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -88,19 +98,19 @@ class Lazy(Tensor):
     def read(self) -> Tensor:
         """An ordinary tensor with its values, contiguous as this one says it is; without a copy where one piece holds them so."""
         parts = list(self.parts())
-        self.meter.bytes_read += sum(part.nbytes for _, part in parts)
-        if len(parts) == 1:
-            return parts[0][1].contiguous()
-        full = torch.empty(self.shape, dtype=self.dtype)
-        for where, part in parts:
-            full[where] = part
-        return full
+        with self.meter.copying(sum(part.nbytes for _, part in parts)):
+            if len(parts) == 1:
+                return parts[0][1].contiguous()
+            full = torch.empty(self.shape, dtype=self.dtype)
+            for where, part in parts:
+                full[where] = part
+            return full
 
     def read_into(self, target: Tensor) -> None:
         """Copy into a tensor of the same shape, piece by piece."""
         for where, part in self.parts():
-            self.meter.bytes_read += part.nbytes
-            target[where].copy_(part)
+            with self.meter.copying(part.nbytes):
+                target[where].copy_(part)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
