@@ -86,10 +86,10 @@ def build_loop(
 
 async def run(loop: Loop, found: tuple[Path, LoopState] | None) -> None:
     """Resume from the checkpoint `found`, or warm up and evaluate; then the loop, the summary and the report."""
-    if found is not None:
+    if found is not None and not found[1].warmup_left:
         await heeded(loop.stop_requested, resume(loop, *found))
     else:
-        await begin(loop)
+        await begin(loop, found)
     try:
         await loop.run()
         await finish(loop)
@@ -114,12 +114,12 @@ async def resume(loop: Loop, folder: Path, state: LoopState) -> None:
         await loop.export()
 
 
-async def begin(loop: Loop) -> None:
+async def begin(loop: Loop, found: tuple[Path, LoopState] | None = None) -> None:
     """First weights, first hand-off, the evaluation before RL, the first checkpoint. Raises Interrupted on a stop; what took
-    long, the first weights, is saved once it is there."""
+    long, the first weights, is saved once it is there, and a warm-up as far as it has come: `found` then."""
     loop.metrics.resume_at(0)
     loop.rollout_log.resume_at(0)
-    await heeded(loop.stop_requested, first_weights(loop))
+    await first_weights(loop, found)
     handed = await loop.hand_off()
     start = await loop.evaluated()
     loop.metrics.write({"iteration": 0, "version": 0, **start, **handed})
@@ -128,14 +128,25 @@ async def begin(loop: Loop) -> None:
         raise Interrupted
 
 
-async def first_weights(loop: Loop) -> None:
-    """The weights that RL starts from: the given folder's, or the tiny model after its warm-up."""
-    cfg, trainer = loop.cfg, loop.fleet.trainer
+async def first_weights(loop: Loop, found: tuple[Path, LoopState] | None) -> None:
+    """The weights that RL starts from: the given folder's, or the tiny model after its warm-up, which goes on from `found`."""
+    cfg, trainer, stop = loop.cfg, loop.fleet.trainer, loop.stop_requested
     if cfg.model.path is not None:
-        await trainer.call("init", source="hf")
+        await heeded(stop, trainer.call("init", source="hf"))
         return
-    await trainer.call("init", source="random")
-    await warm_up(trainer, loop.tokenizer, cfg.warmup, cfg.seed, cfg.data.families)
+    if found is None:
+        await heeded(stop, trainer.call("init", source="random"))
+        left = cfg.warmup.steps
+    else:
+        left = found[1].warmup_left
+        log.info("resuming from %s, with %d steps of the warm-up left", found[0].name, left)
+        await heeded(stop, trainer.call("load", folder=str(found[0] / "trainer")))
+    loop.state.warmup_left = await warm_up(
+        trainer, loop.tokenizer, cfg.warmup, cfg.seed, cfg.data.families, left=left, stop=stop
+    )  # fmt: skip
+    if loop.state.warmup_left:
+        await loop.save()
+        raise Interrupted
 
 
 def canary(prompts: list[Prompt], tokenizer: TextTokenizer, limit: int) -> list[int]:

@@ -20,7 +20,8 @@ log = get_logger("state")
 
 @dataclass
 class LoopState:
-    """Where the loop stands. `drawn`: the prompts of `iteration` are already in the buffer (stopped in mid-rollout)."""
+    """Where the loop stands. `drawn`: the prompts of `iteration` are already in the buffer (stopped in mid-rollout).
+    `warmup_left`: steps that the warm-up before iteration 0 was stopped short of."""
 
     iteration: int = 0
     version: int = 0
@@ -29,6 +30,7 @@ class LoopState:
     sampler: dict[str, object] = field(default_factory=dict)
     buffer: dict[str, object] = field(default_factory=dict)
     rewards: dict[str, object] = field(default_factory=dict)  # the audit's generator
+    warmup_left: int = 0
 
 
 @dataclass

@@ -4,6 +4,8 @@ With steps only there is little for RL to find; with guesses, worked solutions a
 discover that reasoning pays (docs/decisions.md).
 """
 
+import asyncio
+
 from k15.config.schema import WarmupConfig
 from k15.data.arithmetic import warmup_examples
 from k15.data.chat import answer
@@ -28,10 +30,11 @@ def samples_of(examples: list[tuple[str, str]], tokenizer: TextTokenizer) -> lis
 
 
 async def warm_up(
-    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str]
-) -> dict[str, float]:
-    """Run `cfg.steps` supervised steps; returns the mean of the last losses. The examples are drawn from the training split only,
-    and their order counts: practice comes first, the mixture of styles last."""
+    trainer: TrainerClient, tokenizer: TextTokenizer, cfg: WarmupConfig, seed: int, families: list[str], *,
+    left: int, stop: asyncio.Event,
+) -> int:  # fmt: skip
+    """Run the last `left` of `cfg.steps` supervised steps; how many of them a `stop` has left undone. The examples are drawn from
+    the training split only, and their order counts: practice comes first, the mixture of styles last."""
     examples = warmup_examples(
         cfg.steps * cfg.batch_size,
         seed,
@@ -41,11 +44,13 @@ async def warm_up(
         families=families,
     )
     recent: list[float] = []
-    for step in range(cfg.steps):
+    for step in range(cfg.steps - left, cfg.steps):
+        if stop.is_set():
+            return cfg.steps - step
         batch = samples_of(examples[step * cfg.batch_size : (step + 1) * cfg.batch_size], tokenizer)
         result = await trainer.call("sft_step", samples=batch, lr=learning_rate(step, cfg))
         recent = [*recent[-19:], result["loss"]]
         if step % 50 == 0 or step + 1 == cfg.steps:
             log.info("warm-up step %d/%d loss %.4f", step + 1, cfg.steps, sum(recent) / len(recent))
     await trainer.call("reset_optimizer")
-    return {"warmup_loss": sum(recent) / len(recent)}
+    return 0

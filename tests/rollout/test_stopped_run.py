@@ -6,6 +6,7 @@ hand-off, which take minutes."""
 import asyncio
 import string
 import threading
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,14 +45,23 @@ def config() -> RunConfig:
 
 
 class Ranks:
-    """Trainer and hand-off: every version is label enough. `trained`: prompts by iteration."""
+    """Trainer and hand-off: every version is label enough. `trained`: prompts by iteration; `called`: what the trainer was told,
+    a step by its first sample and its rate; `at_step` is called with how many there were."""
 
     def __init__(self, engine: FakeEngine, worker: RolloutWorker) -> None:
         self.engine, self.worker, self.trainer = engine, worker, self
         self.trained: list[int] = []
+        self.called: list[object] = []
+        self.at_step: Callable[[int], None] = lambda count: None
 
-    async def call(self, method: str, **_: object) -> None:
-        assert method in ("init", "load")
+    async def call(self, method: str, **words) -> dict[str, float]:
+        if method != "sft_step":
+            assert method in ("init", "load", "reset_optimizer")
+            self.called.append(method)
+            return {}
+        self.called.append((words["samples"][0].tokens, words["lr"]))
+        self.at_step(len(self.called) - 1)
+        return {"loss": 0.5}
 
     async def hand_off(self, version: int) -> dict[str, float]:
         self.engine.version = str(version)
@@ -153,3 +163,26 @@ async def test_a_stop_while_answers_are_scored_leaves_them_to_the_next_job(tmp_p
         await run(loop, checkpoints.latest())
         assert loop.fleet.trained == [4, 4]
     assert [r["iteration"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+async def test_a_warm_up_goes_on_where_the_stop_came(tmp_path):
+    """Step by step what one that nobody stops does, at the same rates; the optimizer is reset at its end alone."""
+    called = []
+    for place, stop_at in (("whole", 99), ("stopped", 3), ("stopped", 2), ("stopped", 99)):
+        folder = tmp_path / place
+        folder.mkdir(exist_ok=True)
+        async with a_loop(folder) as (loop, checkpoints):
+            loop.cfg.model.path, loop.cfg.warmup.steps, loop.cfg.warmup.batch_size = None, 7, 2
+            loop.cfg.algo.iterations = 0
+            loop.tokenizer = load_tokenizer(write_tiny_model(folder / "digits", loop.cfg.model.tiny, 64))
+            loop.fleet.at_step = lambda count, loop=loop, at=stop_at: loop.stop_requested.set() if count == at else None
+            try:
+                await run(loop, checkpoints.latest())
+            except Interrupted:
+                assert stop_at < 99 and not (folder / "metrics.jsonl").read_text()
+            called.append(loop.fleet.called)
+    whole, *parts = called
+    assert len(whole) == 1 + 7 + 1 and whole[-1] == "reset_optimizer"
+    assert [(p[0], len(p)) for p in parts] == [("init", 4), ("load", 3), ("load", 4)]
+    assert [c for p in parts for c in p[1:]] == whole[1:]
+    assert checkpoints.latest()[1].warmup_left == 0 and [r["iteration"] for r in read_metrics(folder / "metrics.jsonl")] == [0]
