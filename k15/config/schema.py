@@ -260,6 +260,7 @@ class ClusterConfig:
     rollout_nodes: int = 0  # more nodes, for rollout only, in one heterogeneous Slurm job with the others (`k15 launch rl`)
     rollout_gpus_per_node: int | None = None  # of those; null: as gpus_per_node
     rollout_partition: str | None = None  # of those; null: as partition
+    rejoin_min: float = 10.0  # a node of `k15 scale` waits so long for a requeued run to start, to join it again; 0: not at all
 
 
 @dataclass

@@ -47,8 +47,8 @@ POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
 POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the tiny model's only
 NOT_NEGATIVE = (
     "seed", "algo.weight_decay", "algo.clip_grad", "rollout.max_retries", "reward.repetition_penalty", "reward.length.weight",
-    "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "warmup.min_lr",
-    "sandbox.restarts",
+    "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "cluster.rejoin_min",
+    "warmup.min_lr", "sandbox.restarts",
 )  # fmt: skip
 FRACTIONS = (
     "rollout.top_p",

@@ -113,11 +113,12 @@ def running_job(run: Path) -> tuple[Path, list[dict[str, str]]]:
 
 
 def visitors(run: Path, rendezvous: str) -> dict[str, dict[str, str]]:
-    """Jobs that joined (or wait to join) this start of the run, oldest first: id -> what Slurm says."""
-    found = {}
+    """Jobs that joined the run's job (or wait to join it), oldest first: id -> what Slurm says. Those of a start before a requeue
+    are there still where they have joined again, or are going to."""
+    found, run_job = {}, rendezvous.rsplit("-", 1)[0]
     for path in sorted((run / "scale").glob("*.json"), key=lambda p: int(p.stem)):
         record = json.loads(path.read_text())
-        fields = slurm_job(path.stem) if record["joins"] == rendezvous and not record["left"] else None
+        fields = slurm_job(path.stem) if record["joins"].rsplit("-", 1)[0] == run_job and not record["left"] else None
         if fields and fields["JobState"] in QUEUED - {"COMPLETING", "STAGE_OUT"}:
             found[path.stem] = fields | {"record": str(path)}
     return found

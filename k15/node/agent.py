@@ -53,6 +53,7 @@ class Agent:
         self.segment_dir = segment_dir
         self.children = Children(log_dir)
         self.shutdown = asyncio.Event()
+        self.again = False  # told to end because the job is requeued: a visiting node may wait for its next start
         self._puller = pull
         self._collect = collect
         self._pulls = Pulls()
@@ -194,7 +195,8 @@ class Agent:
             raise ClusterError(f"node {self.node_rank} has no weight segment {name!r}")
         return web.FileResponse(path, chunk_size=1 << 20)
 
-    async def _end(self, _: web.Request) -> web.Response:
+    async def _end(self, request: web.Request) -> web.Response:
+        self.again = request.query.get("again") == "1"
         self.shutdown.set()
         return web.json_response({"ok": True})
 

@@ -75,7 +75,7 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/weights/{file}", "weights_file", "a segment or manifest of this node, for peers", "its bytes",
         content="application/octet-stream",
     ),
-    Route("POST", "/shutdown", "end", "stop the children and end, leaving nothing behind", "ok"),
+    Route("POST", "/shutdown", "end", "stop the children and end, leaving nothing behind; ?again=1: the job is requeued", "ok"),
 )  # fmt: skip
 
 

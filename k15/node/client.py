@@ -79,5 +79,6 @@ class AgentClient:
     async def collect(self, keep: Sequence[int]) -> None:
         await self._call("POST", "/weights/collect", json={"keep": list(keep)})
 
-    async def shutdown(self) -> None:
-        await self._call("POST", "/shutdown", timeout_s=10)
+    async def shutdown(self, *, again: bool = False) -> None:
+        """`again`: the job is requeued, and who visits may wait for it."""
+        await self._call("POST", f"/shutdown?again={int(again)}", timeout_s=10)

@@ -100,3 +100,11 @@ def await_rendezvous(identity: JobIdentity, run_dir: Path, timeout_s: float = 30
         f"node {identity.node_rank} waited {timeout_s:.0f} s for {path.name} in {run_dir}. Either the first node failed "
         "(see its log) or the run folder is not on a file system that all nodes share; set run_dir= to one that is."
     )
+
+
+def started_after(path: Path) -> Path | None:
+    """The rendezvous file of the newest start, after the one that wrote `path`, of the same job: Slurm requeued it meanwhile."""
+    job, restart = path.stem.rsplit("-", 1)
+    starts = {int(p.stem.rsplit("-", 1)[1]): p for p in path.parent.glob(f"{job}-*.json")}
+    newest = max(starts, default=-1)
+    return starts[newest] if newest > int(restart) else None

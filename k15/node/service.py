@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from k15.config.schema import WeightsConfig
-from k15.errors import ClusterError
+from k15.errors import REQUEUE, ClusterError
 from k15.log import get_logger
 from k15.node.agent import Agent
 from k15.node.client import AgentClient
@@ -61,6 +61,7 @@ class Node:
         self.address = node_address(identity.node_count, joinable=identity.in_slurm and command == "rl")
         self.segments = job_directory(f"{identity.allocation}-{identity.node_rank}")
         self.stopping = asyncio.Event()
+        self.again = False  # ended because the job is requeued
         self.exit_code = 0
         self._etcd: Etcd | None = None
         self._claim: Claim | None = None
@@ -160,6 +161,7 @@ class Node:
             for task in done:
                 task.result()
         finally:
+            self.again = agent.again
             await agent.close()
             if self.head:
                 await self._end_others(rendezvous, store, session)
@@ -197,7 +199,8 @@ class Node:
         for rank, record in others.items():
             if rank != self.identity.node_rank:
                 try:
-                    await AgentClient(session, record["url"], rendezvous.token, rank).shutdown()
+                    agent = AgentClient(session, record["url"], rendezvous.token, rank)
+                    await agent.shutdown(again=self.exit_code == REQUEUE)
                 except ClusterError as error:
                     log.warning("%s (it ends by itself once its lease is lost)", error)
 
@@ -213,7 +216,9 @@ class Node:
 
     def _save_and_stop(self) -> None:
         """Slurm's signal before the time limit: the controller saves and ends with the requeue code."""
-        if self.joins is not None:
+        if self.again:  # the next start is waited for (k15.runs.join), and there is nobody to ask
+            self.stopping.set()
+        elif self.joins is not None:
             log.info("asking the controller to let this node go")
             self._leave = asyncio.get_running_loop().create_task(self._ask_to_leave())
         self._to_save = True

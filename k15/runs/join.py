@@ -2,11 +2,12 @@
 
 `k15 join RUN_DIR FILE` is what the jobs of `k15 scale` run: FILE is the name of the job's rendezvous file in RUN_DIR. USR1
 (Slurm's signal before the time limit, or `k15 scale RUN_DIR -1`) asks the run to let the node go; it goes once its engines are
-drained.
+drained. Where the run saves and is requeued, the node waits for its next start and joins that (cluster.rejoin_min).
 `within_job` is what `k15 rl` is on the second part of a heterogeneous job: those nodes come with the job and leave with it.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from k15.config.compose import compose_as, from_yaml, listed, settings
 from k15.config.schema import RunConfig
 from k15.config.words import quoted
 from k15.errors import ClusterError, ConfigError
-from k15.node.rendezvous import JobIdentity, await_rendezvous
+from k15.log import get_logger
+from k15.node.rendezvous import JobIdentity, await_rendezvous, started_after
 from k15.runs.job import device, run_folder
 
+log = get_logger("join")
+LOOK_S = 2.0
 FIRST_PART_S = 86_400.0  # it checks all data before it can be met; Slurm ends this part when the first one ends
 
 
@@ -25,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         raise ConfigError("usage: k15 join RUN_DIR FILE. It is run by the jobs that `k15 scale RUN_DIR +1` submits.")
     run_dir = Path(argv[0]).absolute()
-    return visit(run_dir, run_dir / argv[1])
+    return visit(run_dir, run_dir / argv[1], again=True)
 
 
 def within_job(command: str, words: Sequence[str]) -> int:
@@ -42,18 +46,34 @@ def within_job(command: str, words: Sequence[str]) -> int:
     return visit(run_dir, identity.path(run_dir))
 
 
-def visit(run_dir: Path, rendezvous: Path) -> int:
-    """Be a node for rollout only until the run lets it go. Raises ClusterError where the run has no `rendezvous` any more."""
-    if not rendezvous.is_file():
+def visit(run_dir: Path, rendezvous: Path, *, again: bool = False) -> int:
+    """Be a node for rollout only until the run lets it go; with `again`, of the starts too that follow a requeue. Raises
+    ClusterError where the run has no `rendezvous` any more."""
+    here = rendezvous if rendezvous.is_file() else started_after(rendezvous) if again else None
+    if here is None:
         raise ClusterError(f"{rendezvous} is gone: the run ended, or began again, before this node could join it.")
-    identity = JobIdentity.of_visitor()
     cfg = from_yaml((run_dir / "config.yaml").read_text())
     if cfg.weights.transport == "mpi":
         raise ConfigError(
             f"{run_dir} has weights.transport=mpi: the nodes that train are one MPI world, which no other node can join. "
             "Give weights.transport=auto, http or mooncake."
         )
+    return asyncio.run(_stay(run_dir, here, cfg, 60 * cfg.cluster.rejoin_min if again and cfg.cluster.requeue else 0.0))
+
+
+async def _stay(run_dir: Path, rendezvous: Path, cfg: RunConfig, wait_s: float) -> int:
     from k15.node.service import Node  # brings torch: after the checks
 
-    node = Node(identity, run_dir, device(cfg.cluster.device), weights=cfg.weights, joins=rendezvous)
-    return asyncio.run(node.run())
+    while True:
+        node = Node(JobIdentity.of_visitor(), run_dir, device(cfg.cluster.device), weights=cfg.weights, joins=rendezvous)
+        code = await node.run()
+        if not node.again or wait_s == 0:
+            return code
+        log.info("the run is requeued; this node waits for it, %.0f minutes at most", wait_s / 60)
+        deadline = time.monotonic() + wait_s
+        while (later := started_after(rendezvous)) is None:
+            if node.stopping.is_set() or time.monotonic() > deadline:  # its handlers of signals are still there
+                log.info("this node waits no longer")
+                return node.exit_code
+            await asyncio.sleep(LOOK_S)
+        rendezvous = later
