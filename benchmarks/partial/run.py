@@ -2,6 +2,7 @@
 
 --save        keep the result in benchmarks/results
 --small       few iterations: shows that everything works; the figures mean nothing
+--prompts N   started an iteration, 8 responses each (default 4; with many a CPU is short of throughput, not of time in the tail)
 --model DIR   a Hugging Face folder to start from (default: the model of `step`, made once, which takes minutes)
 --work DIR    keep the run folder and its log there (default: a temporary folder that goes, but stays after a failure)
 
@@ -41,10 +42,13 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks partial", description=__doc__, formatter_class=raw)
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--prompts", type=_prompts, default=Work().prompts)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--work", type=Path)
     args = parser.parse_args(words)
-    work = replace(Work(), budgets=(LONGEST, 32), prompts=4, counted=6) if args.small else Work()
+    work = replace(Work(), prompts=args.prompts)
+    if args.small:
+        work = replace(work, budgets=(LONGEST, 32), counted=6)
     folder = args.work if args.work is not None else Path(tempfile.mkdtemp(prefix="k15-partial-"))
     if (folder / "run").exists():
         print(
@@ -68,12 +72,18 @@ def main(words: Sequence[str]) -> int:
     result = summary(arms, predicted(folder / "run", work, arms), work, loads)
     show(result)
     if args.save:
-        path = RESULTS / f"partial-{machine.today()}-{machine.neutral_name()}.json"
+        path = RESULTS / f"partial-{result['responses']}-{machine.today()}-{machine.neutral_name()}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: results/{path.name}")
     if args.work is None:
         shutil.rmtree(folder)
     return 0
+
+
+def _prompts(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1 or int(word) * Work().samples > SLOTS:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 to {SLOTS // Work().samples}, the engine's slots")
+    return int(word)
 
 
 def run(folder: Path, model: Path, work: Work) -> None:
