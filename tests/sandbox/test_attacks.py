@@ -170,6 +170,19 @@ def test_links_lead_nowhere(backend, host):  # noqa: F811
     assert outcome.kept == {"good": b"fine"}
 
 
+def test_sockets_do_not_outlive_a_job(backend, host):  # noqa: F811
+    """The network namespace may serve one job after another; the kernel is late with sockets that were sent away in circles."""
+    leave = ["python3", "-c", attacks.PRELUDE + attacks.SOCKETS_LEFT + "\nprint('held')\n"]
+    look = (
+        ["python3", "-c", "print(open('/proc/net/unix').read(), end='')"] if backend.name == "warm" else ["cat", "/proc/net/unix"]
+    )
+    for _ in range(15):
+        left, found = (backend.run(Job(words, env={"K15_HOST": host}, limits=SMALL)) for words in (leave, look))
+        assert left.stdout == b"held\n" and left.error is None, left
+        assert len(found.stdout.splitlines()) == 1 and found.error is None, found
+    attack(backend, host, attacks.SOCKETS_FOUND)
+
+
 def test_spoiling_the_working_directory(backend, host):  # noqa: F811
     for script in (
         "os.chmod('/tmp/work', 0)",

@@ -162,8 +162,13 @@ def test_a_warm_interpreter_takes_what_suits_it(base_image, tmp_path):  # noqa: 
         assert warm.run(python).stdout == b"0\n"  # a new interpreter takes the place of one that was killed
 
 
+def _waiting(residents):
+    (one,) = residents._places["base"].free
+    return one.process
+
+
 def _kill_waiting(residents):
-    waiting = residents._places["base"].waiting.process
+    waiting = _waiting(residents)
     waiting.kill()
     waiting.wait()
 
@@ -187,14 +192,14 @@ def test_an_init_that_waits_outlives_the_thread_that_started_it_and_says_why_it_
         with ThreadPoolExecutor(1) as pool:
             pool.submit(run, opened, "true").result()
         time.sleep(0.2)
-        waiting = opened._residents._places["base"].waiting.process
+        waiting = _waiting(opened._residents)
         one = _child(waiting.pid)
         _bound_processes(one, 0)
         outcome = opened.run(Job(["true"], stdin=bytes(2 << 20), limits=SMALL))  # more than the socket holds: some stays unsent
         assert outcome.error.endswith("cannot start the job's process: Resource temporarily unavailable"), outcome
         _bound_processes(one, resource.getrlimit(resource.RLIMIT_NPROC)[0])
         assert run(opened, "echo", "on").stdout == b"on\n"
-        assert opened._residents._places["base"].waiting.process is waiting and waiting.poll() is None
+        assert _waiting(opened._residents) is waiting and waiting.poll() is None
 
 
 def _bound_processes(pid: int, soft: int) -> None:
@@ -222,9 +227,9 @@ def test_a_start_that_failed_is_tried_again_later(base_image, monkeypatch, caplo
         assert caplog.text.count("cannot be started") == 1 and not new(before, leftovers())
         monkeypatch.undo()
         place = opened._residents._places["base"]
-        assert place.waiting is None
+        assert not place.free
         place.retry_at = 0.0
-        assert run(opened, "echo", "with").stdout == b"with\n" and place.waiting is not None
+        assert run(opened, "echo", "with").stdout == b"with\n" and place.free
 
 
 def test_ready_made_parts_without_the_one_that_waits(base_image, monkeypatch, caplog):  # noqa: F811

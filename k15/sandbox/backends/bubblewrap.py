@@ -14,8 +14,9 @@ import shutil
 from k15.errors import SandboxError
 from k15.sandbox.backends import seccomp, wire
 from k15.sandbox.backends.bwrap import command, dropped
-from k15.sandbox.backends.cgroups import Group, Nest, find, sweep
+from k15.sandbox.backends.cgroups import Nest, find, sweep
 from k15.sandbox.backends.exchange import exchange
+from k15.sandbox.backends.launcher import Seat
 from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.resident import Residents
 from k15.sandbox.backends.slots import Slots
@@ -48,10 +49,11 @@ class Bubblewrap:
         self._dropped = dropped()
         self._nest = None if groups is False else _nest(must=groups is True)
         self.memory_is_hard = self._nest is not None
-        self._slots: Slots[Group] | None = None
+        self._slots: Slots[Seat] | None = None
         self._residents: Residents | None = None
         if self._nest is not None:
-            self._slots = Slots(lambda number: self._nest.group(f"slot-{number}"), Group.remove)
+            drop = self._dropped[1:-1]  # the launcher does it once
+            self._slots = Slots(lambda number: Seat(self._nest, f"slot-{number}", self._launch, drop), Seat.remove)
         elif resident:
             self._residents = _residents(self._images)
 
@@ -69,9 +71,8 @@ class Bubblewrap:
         bwrap = command(self._bwrap, self._images.rootfs(job.image), {"/dev/init": self._init}, ["/dev/init"])
         if self._slots is None:
             return exchange([*self._dropped, *bwrap], request, job)
-        with self._slots.one() as group:
-            enter = [str(self._launch), *(word for path in group.entrances for word in ("-c", str(path))), "--"]
-            return group.bound(job, lambda: exchange([*enter, *self._dropped, *bwrap], request, job))
+        with self._slots.one() as seat:
+            return seat.run(bwrap, request, job)
 
     def close(self) -> None:
         """Remove the cgroups, where there are any, and end what waits. No job may be running."""

@@ -23,7 +23,7 @@ BASE = Path("/sys/fs/cgroup")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 START_CPU_S = 0.05  # the group's share that is not the job's: the runtime's and init's, at most
 _LEAF = "k15-service"
-OWN_PROCESSES = 6  # the runtime's and init, which sit in the group beside the job's
+OWN_PROCESSES = 7  # the launcher, the runtime's and init, which sit in the group beside the job's
 _REMEDY = "run as root, or in a delegated cgroup (Slurm: task/cgroup; systemd: Delegate=yes)"
 _DEVICES = (
     "c *:* m",
@@ -90,11 +90,12 @@ def _own() -> list[str]:
 
 
 class Group:
-    """The groups of one slot. One job at a time."""
+    """The groups of one slot. One job at a time. `resident`: a process that stays in them between jobs."""
 
     def __init__(self, places: Places, name: str) -> None:
         self._places = places
         self._set: Limits | None = None
+        self.resident: int | None = None
         self.directories = [d / name for d in places.directories()]
         for directory in self.directories:
             _make(directory)
@@ -165,6 +166,7 @@ class Group:
         """Kill whatever is left in the groups and wait for its end."""
         for _ in range(500):
             left = {int(pid) for d in self.directories for pid in (d / "cgroup.procs").read_text().split()}
+            left.discard(self.resident)
             if not left:
                 return
             for pid in left:

@@ -4,6 +4,8 @@ What a job can write is one bounded tmpfs; the image is read-only, so no overlay
 write nowhere else in it anyway).
 """
 
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -16,8 +18,8 @@ from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends import cgroups, seccomp, wire
-from k15.sandbox.backends.exchange import exchange
 from k15.sandbox.backends.held import hold
+from k15.sandbox.backends.launcher import Seat
 from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.slots import Slots
 from k15.sandbox.images.store import Images
@@ -25,6 +27,7 @@ from k15.sandbox.job import Job, Limits, Outcome
 
 UID = 65534
 TICK_S = 0.02
+_MFD_EXEC = 0x10  # from Linux 6.3 on
 _READ_ONLY = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list")
 
@@ -33,8 +36,7 @@ _MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list")
 class _Slot:
     """The groups, the network namespace (held open by a descriptor) and the written configurations of one slot."""
 
-    number: int
-    group: cgroups.Group
+    seat: Seat
     network: int
     folder: Path
     configs: dict[tuple[str, int, int], Path] = field(default_factory=dict)
@@ -52,7 +54,6 @@ class Crun:
             raise SandboxError("the crun backend needs crun; install the package crun")
         if os.geteuid() != 0:
             raise SandboxError("the crun backend needs root; ordinary users have the backend bubblewrap")
-        self._crun = program
         self._images = images if images is not None else Images()
         self._filter = seccomp.program()
         self._init, self._launch = binary("init"), binary("launch")
@@ -60,13 +61,19 @@ class Crun:
         cgroups.sweep()
         name = f"k15-crun-{os.getpid()}-{secrets.token_hex(4)}"
         self._folder = Path("/run" if os.access("/run", os.W_OK) else tempfile.gettempdir()) / name
-        self._mounts = _namespace(self._launch, "mnt")
-        try:
-            self._nest = cgroups.Nest(self._places, name)
-        except SandboxError:
-            os.close(self._mounts)
-            raise
+        self._nest = cgroups.Nest(self._places, name)
         self._held = hold(self._folder)
+        self._state = self._folder / "state"  # what crun writes down
+        self._state.mkdir()
+        try:
+            self._mounts = _namespace(self._launch, "mnt", self._state)
+        except SandboxError:
+            self._nest.close()
+            shutil.rmtree(self._folder)
+            os.close(self._held)
+            raise
+        self._sealed = _sealed(Path(program))
+        self._crun = program if self._sealed is None else f"/proc/{os.getpid()}/fd/{self._sealed}"
         self._names = count()
         self._slots: Slots[_Slot] = Slots(self._make, self._remove)
 
@@ -75,23 +82,22 @@ class Crun:
         rootfs = self._images.rootfs(job.image)
         request = wire.request(job, self._filter, mount_tmp=False, watch_memory=False, watch_processes=False, tick_s=TICK_S)
         with self._slots.one() as slot:
-            return slot.group.bound(job, lambda: exchange(self._command(slot, rootfs, job.limits), request, job))
+            return slot.seat.run(self._command(slot, rootfs, job.limits), request, job)
 
     def close(self) -> None:
         """Remove cgroups, namespaces and files. No job may be running."""
         self._slots.close()
         self._nest.close()
         os.close(self._mounts)
+        if self._sealed is not None:
+            os.close(self._sealed)
         shutil.rmtree(self._folder)
         os.close(self._held)
 
     def _command(self, slot: _Slot, rootfs: Path, limits: Limits) -> list[str]:
-        enter = [word for path in slot.group.entrances for word in ("-c", str(path))]
         return [
-            str(self._launch), *enter, "-m", f"/proc/{os.getpid()}/fd/{self._mounts}", "--",
-            self._crun, "--root", str(self._folder / "state"), "--cgroup-manager", "disabled", "run",
-            "--bundle", str(slot.folder), "--config", str(self._config(slot, rootfs, limits)),
-            f"{self._folder.name}-{next(self._names)}",
+            self._crun, "--root", str(self._state), "--cgroup-manager", "disabled", "run", "--bundle", str(slot.folder),
+            "--config", str(self._config(slot, rootfs, limits)), f"{self._folder.name}-{next(self._names)}",
         ]  # fmt: skip
 
     def _config(self, slot: _Slot, rootfs: Path, limits: Limits) -> Path:
@@ -104,18 +110,19 @@ class Crun:
         return slot.configs[key]
 
     def _make(self, number: int) -> _Slot:
-        network = _namespace(self._launch, "net")
+        network = _namespace(self._launch, "net", self._state)
+        folder = self._folder / f"slot-{number}"
         try:
-            group = self._nest.group(f"slot-{number}")
-        except SandboxError:
+            enter = ["-m", f"/proc/{os.getpid()}/fd/{self._mounts}"]
+            seat = Seat(self._nest, folder.name, self._launch, enter)
+        except (SandboxError, OSError):
             os.close(network)
             raise
-        folder = self._folder / f"slot-{number}"
         folder.mkdir()
-        return _Slot(number, group, network, folder)
+        return _Slot(seat, network, folder)
 
     def _remove(self, slot: _Slot) -> None:
-        slot.group.remove()
+        slot.seat.remove()
         os.close(slot.network)
         shutil.rmtree(slot.folder)
 
@@ -150,10 +157,35 @@ def config(rootfs: Path, init: Path, network: str, disk_mb: int, files: int) -> 
     }  # fmt: skip
 
 
-def _namespace(launch: Path, kind: str) -> int:
-    """A descriptor that keeps a new namespace ("mnt" or "net") alive without any process in it."""
+def _sealed(program: Path) -> int | None:
+    """A copy of crun in memory that nobody can write to; None where this kernel executes no such file.
+
+    crun makes one of itself at each start, and executes it, unless it is one already: so that nothing inside can write to the
+    host's program through /proc/self/exe (CVE-2019-5736). Made once here, it saves a start a second exec and two mounts.
+    """
+    for flags in (_MFD_EXEC, 0):
+        try:
+            sealed = os.memfd_create("k15-crun", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
+            break
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # vm.memfd_noexec
+                return None
+    else:
+        return None
+    data = memoryview(program.read_bytes())
+    while data:
+        data = data[os.write(sealed, data) :]
+    fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    if os.access(f"/proc/self/fd/{sealed}", os.X_OK):
+        return sealed
+    os.close(sealed)
+    return None
+
+
+def _namespace(launch: Path, kind: str, state: Path) -> int:
+    """A descriptor that keeps a new namespace ("mnt" or "net") alive without any process in it; in "mnt" `state` is a tmpfs."""
     keeper = subprocess.Popen(
-        [launch, "-M"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, bufsize=0
+        [launch, "-M", state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, bufsize=0
     )
     try:
         if keeper.stdout.read(1) != b"r":

@@ -13,6 +13,8 @@ from k15.sandbox.backends import wire
 from k15.sandbox.job import Job, Outcome
 
 GRACE_S = 15.0  # beyond the job's own wall limit: start and end of the sandbox on a loaded machine
+LATE = f"the sandbox did not end within {GRACE_S:.0f} s of its limit"
+END_S = 3.0  # of the runtime, after its sandbox
 _CHUNK = 1 << 16
 
 
@@ -31,19 +33,30 @@ def exchange(command: Sequence[str], request: bytes, job: Job) -> Outcome:
             finally:
                 ours.close()  # init ends, and everything with it, when nobody listens any more
                 _end(process)
-    if result.error == wire.NO_REPORT:
-        detail = result.stderr.decode(errors="replace").strip()[-500:]
-        return Outcome(None, error=f"{result.error} (exit {process.returncode}): {detail}")
-    return result
+    return wire.explained(result, process.returncode)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + END_S
+    with contextlib.suppress(OSError):  # a kernel before 5.3: `wait` then looks every few milliseconds
+        _await_end(process.pid)
     try:
-        process.wait(3.0)
+        process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+def _await_end(pid: int) -> None:
+    """Until a child ends, at most `END_S`; to the moment, which `Popen.wait` with a timeout is not. Raises OSError."""
+    handle = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll(END_S * 1000)
+    finally:
+        os.close(handle)
 
 
 def converse(ours: socket.socket, out: int, err: int, request: bytes, job: Job) -> Outcome:
@@ -54,7 +67,7 @@ def converse(ours: socket.socket, out: int, err: int, request: bytes, job: Job) 
     late = not talk.until(time.monotonic() + job.limits.wall_s + GRACE_S)
     stdout, stderr = (bytes(s[: job.limits.output_bytes]) for s in streams.values())
     if late:
-        return Outcome(None, stdout=stdout, stderr=stderr, error=f"the sandbox did not end within {GRACE_S:.0f} s of its limit")
+        return Outcome(None, stdout=stdout, stderr=stderr, error=LATE)
     return wire.outcome(bytes(talk.report), job, stdout, stderr)
 
 

@@ -1,7 +1,8 @@
-"""Processes that wait in an empty sandbox, one an image, and fork for each job: a start costs no more than its namespaces.
+"""Processes that wait in an empty sandbox and fork for each job: a start costs no more than its namespaces.
 
-The fork enters namespaces of its own (user, pid, mount, network, ipc, uts, cgroup), a fresh disk, limits and the system-call
-filter through the same init as every other job (native/enter.c), and passes the same attacks.
+The fork enters namespaces of its own (user, pid, mount, ipc, uts, cgroup), a fresh disk, limits and the system-call filter
+through the same init as every other job (native/enter.c), and passes the same attacks. The network namespace is that of the
+process that waits, which therefore has one job at a time: there are as many of them as jobs of an image have run at once.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends.bwrap import command, dropped
-from k15.sandbox.backends.exchange import converse
+from k15.sandbox.backends.exchange import LATE, converse
 from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Outcome
 
@@ -38,10 +39,10 @@ class _Waiting:
 
 @dataclass
 class _Place:
-    """One image's. `lock` is held while its process is started, replaced or given a job: one image's start delays no other."""
+    """One image's. `lock` is held while one is started: one image's start delays no other."""
 
+    free: list[_Waiting] = field(default_factory=list)  # that have no job now, the last used at the end
     lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: _Waiting | None = None
     pause_s: float = _RETRY_S[0]
     retry_at: float = 0.0  # time.monotonic()
 
@@ -59,63 +60,73 @@ class Residents:
 
     def run(self, job: Job, request: bytes) -> Outcome | None:
         """Run the job to its end; None where its image has no such process now. Raises SandboxError for an unknown image."""
-        ours, theirs = socket.socketpair()
-        out, out_theirs = os.pipe()
-        err, err_theirs = os.pipe()
+        rootfs = self._images.rootfs(job.image)
+        with self._lock:
+            place = self._places.setdefault(job.image, _Place())
+        waiting = self._ready(place, job.image, rootfs)
+        if waiting is None:
+            return None
+        outcome = None
         try:
-            with ours:
-                try:
-                    given = self._give(job.image, [theirs.fileno(), out_theirs, err_theirs])
-                finally:
-                    theirs.close()
-                    os.close(out_theirs)
-                    os.close(err_theirs)
-                return converse(ours, out, err, request, job) if given else None
+            outcome = self._converse(waiting, job, request)
         finally:
-            os.close(out)
-            os.close(err)
+            if outcome is None or outcome.error == LATE:  # its last job may be there still
+                _stop(waiting)
+            else:
+                place.free.append(waiting)
+        return outcome
 
     def close(self) -> None:
         """End them all; the next job starts one again. No job may be running."""
         with self._lock:
             places = list(self._places.values())
             self._places.clear()
-        for place in places:
-            with place.lock:
-                if place.waiting is not None:
-                    _stop(place.waiting)
-                    place.waiting = None
+        for waiting in (w for place in places for w in place.free):
+            _stop(waiting)
 
-    def _give(self, image: str, descriptors: list[int]) -> bool:
-        """Hand a job's descriptors to the one that waits in its image; False where none does."""
-        rootfs = self._images.rootfs(image)
-        with self._lock:
-            place = self._places.setdefault(image, _Place())
-        with place.lock:
-            waiting = self._ready(place, image, rootfs)
-            if waiting is None:
-                return False
-            try:
-                socket.send_fds(waiting.link, [b"j"], descriptors)
-            except OSError as e:  # it has just died, or too many descriptors are on their way
-                log.warning("%s in image %r took no job: %s; this one starts without", self._what, image, e)
-                return False
-        return True
+    def _converse(self, waiting: _Waiting, job: Job, request: bytes) -> Outcome | None:
+        """Hand over the job's descriptors and see it through; None where they were not taken."""
+        ours, theirs = socket.socketpair()
+        out, out_theirs = os.pipe()
+        err, err_theirs = os.pipe()
+        try:
+            with ours:
+                try:
+                    socket.send_fds(waiting.link, [b"j"], [theirs.fileno(), out_theirs, err_theirs])
+                except OSError as e:  # it has just died, or too many descriptors are on their way
+                    log.warning("%s in image %r took no job: %s; this one starts without", self._what, job.image, e)
+                    return None
+                finally:
+                    theirs.close()
+                    os.close(out_theirs)
+                    os.close(err_theirs)
+                return converse(ours, out, err, request, job)
+        finally:
+            os.close(out)
+            os.close(err)
 
     def _ready(self, place: _Place, image: str, rootfs: Path) -> _Waiting | None:
-        """The one that waits in this image; starts one, also after the last one's end. The place is locked."""
-        if place.waiting is not None and place.waiting.process.poll() is not None:
-            _stop(place.waiting)
-            place.waiting = None
-        if place.waiting is None and time.monotonic() >= place.retry_at:
+        """One that waits in this image and has no job; starts one where there is none, also after the last one's end."""
+        while place.free:
             try:
-                place.waiting = self._start(image, rootfs)
-                place.pause_s = _RETRY_S[0]
+                waiting = place.free.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if waiting.process.poll() is None:
+                return waiting
+            _stop(waiting)
+        with place.lock:
+            if time.monotonic() < place.retry_at:
+                return None
+            try:
+                waiting = self._start(image, rootfs)
             except SandboxError as e:
                 log.warning("%s; its jobs start without, for %.0f s", e, place.pause_s)
                 place.retry_at = time.monotonic() + place.pause_s
                 place.pause_s = min(2 * place.pause_s, _RETRY_S[1])
-        return place.waiting
+                return None
+            place.pause_s = _RETRY_S[0]
+            return waiting
 
     def _start(self, image: str, rootfs: Path) -> _Waiting:
         bwrap = shutil.which("bwrap")

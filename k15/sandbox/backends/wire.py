@@ -72,6 +72,14 @@ def outcome(report: bytes, job: Job, stdout: bytes, stderr: bytes) -> Outcome:
     )  # fmt: skip
 
 
+def explained(outcome: Outcome, exit_code: int) -> Outcome:
+    """Where there was no report: how the runtime ended and what it said."""
+    if outcome.error != NO_REPORT:
+        return outcome
+    said = outcome.stderr.decode(errors="replace").strip()[-500:]
+    return Outcome(None, error=f"{NO_REPORT} (exit {exit_code}): {said}")
+
+
 def _blob(data: bytes) -> bytes:
     return struct.pack("=I", len(data)) + data
 

@@ -1,6 +1,8 @@
 /* A job as a fork of a process that waits in a sandbox of its own (warm.c: an interpreter; wait.c: init itself).
  *
- * Every job has namespaces of its own, user namespace included: nothing that it does is seen by the process it came from.
+ * Every job has namespaces of its own, user namespace included: nothing that it does is seen by the process it came from. The
+ * network namespace alone, which costs as much as all others together, serves one job after another: the waiting sandbox's,
+ * which belongs to a user namespace above the job's. It is used by one job at a time, and only while no socket is left in it.
  */
 #define _GNU_SOURCE
 #include "init.h"
@@ -28,8 +30,8 @@ static long apart(int told)
 {
 	char map[64];
 	unsigned uid = getuid(), gid = getgid();
-	long pid = syscall(SYS_clone, CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | SIGCHLD,
-			   0, 0, 0, 0);
+	long flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+	long pid = syscall(SYS_clone, flags | (sockets_left() ? CLONE_NEWNET : 0) | SIGCHLD, 0, 0, 0, 0);
 	if (pid) return pid;
 	signal(SIGCHLD, SIG_DFL);
 	control = told; /* so that a failure from here on is told */
@@ -62,6 +64,7 @@ static void refuse(int fd)
 /* Nonzero in the job's own process, and only where run_inside lets it go on; 0 in the one that waits. */
 static int enter(const int *fds)
 {
+	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {} /* the last job, its processes and their sockets are gone */
 	long pid = apart(fds[0]);
 	if (pid < 0) refuse(fds[0]);
 	if (pid) return 0;

@@ -237,6 +237,15 @@ static void report(const struct head *head, const struct end *end, uint64_t wall
 	send_kept(files, count);
 }
 
+/* Where the network namespace has had another job, a socket of which the kernel may not have collected yet (crun). */
+static void await_no_sockets(void)
+{
+	for (int i = 0; sockets_left(); i++) {
+		if (i == 2000) { errno = EBUSY; fail("sockets of the last job are left"); }
+		usleep(1000);
+	}
+}
+
 /* Takes the job from `from` and sees it through. Returns only in the job's own process, and only where run_inside says so. */
 void serve(int from)
 {
@@ -251,6 +260,7 @@ void serve(int from)
 	input.at = body, input.end = body + total;
 	take(&head, sizeof head);
 	if (head.magic != MAGIC) { errno = EPROTO; fail("this is no request"); }
+	if (!(head.flags & MOUNT_TMP)) await_no_sockets();
 	prepare_disk(&head);
 	struct blob filter = take_blob(), text = take_blob();
 	uint32_t count, kept, files;

@@ -28,6 +28,7 @@ int disk_full(void);
 int open_survey(void); /* nonzero: /proc cannot be read */
 uint64_t survey(int exact);
 uint64_t cpu_used(void);
+int sockets_left(void);
 
 /* enter.c */
 int can_enter(void);
