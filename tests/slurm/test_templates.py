@@ -38,8 +38,7 @@ def program(tmp_path: Path, name: str, body: str) -> None:
 
 def test_there_is_a_template_for_every_command_and_shellcheck_finds_nothing() -> None:
     names = {t.stem for t in TEMPLATES}
-    assert {*COMMANDS, "sandbox", "pretrain"} >= names
-    assert names >= {"rl", "sft", "dpo", "pretrain", "eval", "curate", "shortest", "sandbox"}
+    assert names == {*COMMANDS, "sandbox", "pretrain", "long2short"}
     assert shutil.which("shellcheck"), "apt-get install shellcheck"
     done = subprocess.run(["shellcheck", *TEMPLATES, *FOLDER.glob("*.sh")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -113,29 +112,68 @@ def test_one_variable_chooses_the_environment(tmp_path: Path) -> None:
         assert said.startswith("2 ") and message in said, said
 
 
-@pytest.mark.slurm
-@pytest.mark.timeout(400)
-def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path) -> None:
-    """All at once: each command checks its settings on a node and, where seconds suffice, does its work."""
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "How many primes are below 10?", "answer": "4"}\n')
-    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "1+1=2, " * 80}) + "\n")
-    (tmp_path / "pairs.jsonl").write_text('{"prompt": "1+1?", "chosen": "2", "rejected": "1+1=2"}\n')
-    (tmp_path / "train.jsonl").write_text('{"prompt": "1+1?", "response": "2"}\n')
-    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 1024)
-    save_file({"x": np.zeros(1, np.float32)}, model / "model.safetensors")  # of which the checks read names only
-    on = [f"model.path={model}", "model.max_context_tokens=1024", "cluster.device=cpu"]
-    stages = [f"stages.{stage}.context_tokens=192" for stage in ("first", "second")]
-    answers = ["data=jsonl", "data.path=rows.jsonl", "rollout.max_response_tokens=64"]
-    dry = {
-        "rl": [], "eval": [on[0], "tasks=arithmetic", "limit=4"], "reward_model": ["kind=cot", on[0]],
-        "sft": [*on, *stages, "model.chat=false", "data.paths=[train.jsonl]"],
-        "pretrain": [*on, *stages, "data.paths=[text.jsonl]"],
-        "dpo": [*on, "stage.context_tokens=192", "model.chat=false", "data.paths=[pairs.jsonl]"],
-        "shortest": [*on, *answers], "long_cot": [*on, *answers],
+def tiny_model(folder: Path) -> Path:
+    """A Hugging Face folder of one layer with random weights, for all that read one."""
+    shape = TinyModelConfig(num_layers=1)
+    write_tiny_model(folder, shape, 192)
+    h, inner, kv = shape.hidden_size, shape.intermediate_size, shape.hidden_size // shape.num_heads * shape.num_kv_heads
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    layer = {
+        "self_attn.q_proj.weight": (h, h), "self_attn.k_proj.weight": (kv, h), "self_attn.v_proj.weight": (kv, h),
+        "self_attn.q_proj.bias": (h,), "self_attn.k_proj.bias": (kv,), "self_attn.v_proj.bias": (kv,),
+        "self_attn.o_proj.weight": (h, h), "mlp.gate_proj.weight": (inner, h), "mlp.up_proj.weight": (inner, h),
+        "mlp.down_proj.weight": (h, inner), "input_layernorm.weight": (h,), "post_attention_layernorm.weight": (h,),
     }  # fmt: skip
-    words = {name: [*given, "dry_run=true"] for name, given in dry.items()}
-    words |= {"curate": ["sources=[rows.jsonl]"], "sandbox": ["--require=files", "--workers=1"]}
-    assert set(words) == {t.stem for t in TEMPLATES}
+    shapes = {f"model.layers.0.{name}": found for name, found in layer.items()}
+    shapes |= {"model.embed_tokens.weight": (vocabulary, h), "model.norm.weight": (h,), "lm_head.weight": (vocabulary, h)}
+    draw = np.random.default_rng(0)
+    weights = {n: draw.normal(n.endswith("norm.weight"), 0.05, s).astype(np.float32) for n, s in shapes.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_rows(path: Path, *rows: dict) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# What shows that a template's command has done its work, below the folder of the jobs. `rl` and `long2short` are checked only
+# here: they run in test_rl_on_slurm.py and test_scale.py.
+DONE = {
+    "sft": "runs/sft_tiny-*/hf/model.safetensors", "pretrain": "runs/pretrain_tiny-*/hf/model.safetensors",
+    "dpo": "runs/dpo_tiny-*/hf/model.safetensors", "reward_model": "runs/reward_model-classic-*/spot_check.md",
+    "shortest": "runs/shortest_tiny/summary.json", "long_cot": "runs/long_cot/summary.json", "eval": "runs/eval-*/results.json",
+    "curate": "prompts/v1/manifest.json",
+}  # fmt: skip
+
+
+@pytest.mark.slurm
+@pytest.mark.vllm
+@pytest.mark.megatron
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    """All at once on the two nodes, each at its smallest."""
+    write_rows(tmp_path / "rows.jsonl", {"prompt": "How many primes are below 10?", "answer": "4"})
+    write_rows(tmp_path / "asked.jsonl", *({"prompt": f"1+{i}", "answer": str(1 + i)} for i in range(4)))
+    write_rows(tmp_path / "text.jsonl", *({"text": f"{i}+1={i + 1}, " * 30} for i in range(20)))
+    write_rows(tmp_path / "pairs.jsonl", *({"prompt": f"{i}+1", "chosen": f"#{i + 1}", "rejected": "1+1=2"} for i in range(20)))
+    model = f"model.path={tiny_model(tmp_path / 'model')}"
+    answers = [model, "data=jsonl", "data.path=asked.jsonl", "samples=2", "rollout.max_response_tokens=8",
+               "rollout.kv_cache_bytes=33554432"]  # fmt: skip
+    few = ["log.tensorboard=false", "eval.size=4"]
+    words = {
+        "rl": ["dry_run=true"], "long2short": ["dry_run=true"],
+        "sft": ["experiment=sft_tiny", "data.arithmetic=100", "model.tiny.num_layers=1", *few],
+        "pretrain": ["experiment=pretrain_tiny", model, "data.paths=[text.jsonl]", *few],
+        "dpo": ["experiment=dpo_tiny", model, "data.paths=[pairs.jsonl]", "data.eval_fraction=0.2", *few],
+        "reward_model": ["kind=classic", "fit.steps=2", "data.train_size=64", "data.eval_size=20", "data.calibration_size=20",
+                         "model.tiny.num_layers=1"],
+        "shortest": ["experiment=shortest_tiny", *answers],
+        "long_cot": [*answers, "model.chat=false", "model.dtype=float32", "model.max_context_tokens=192"],
+        "eval": [model, "tasks=arithmetic", "limit=4", "sampling.max_tokens=8", "engine.kv_cache_bytes=33554432"],
+        "curate": ["sources=[rows.jsonl]"], "sandbox": ["--require=files", "--workers=1"],
+    }  # fmt: skip
+    assert set(words) == {t.stem for t in TEMPLATES} == {*DONE, "rl", "long2short", "sandbox"}
     cluster = replace(slurm_cluster, env={**slurm_cluster.env, "K15_ENV": f"venv:{sys.prefix}", "OMP_NUM_THREADS": "1"})
     jobs = {}
     for template in TEMPLATES:
@@ -144,11 +182,11 @@ def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path
         jobs[template.stem] = cluster.sbatch(template, *options, words=words[template.stem])
     sandbox = jobs.pop("sandbox")
     for name, job in jobs.items():
-        end = cluster.wait_job(job, timeout=180)
+        end = cluster.wait_job(job, timeout=600)
         log = (tmp_path / f"{name}.log").read_text()
         assert end["JobState"] == "COMPLETED" and end["JobName"] == f"k15-{name}", log
         assert log.startswith("k15: fabric ")
-    assert (tmp_path / "prompts" / "v1").is_dir()
+        assert name not in DONE or list(tmp_path.glob(DONE[name])), f"{name} has left no {DONE[name]}: {log}"
     url = wait_for(lambda: (f := tmp_path / f"sandbox-{sandbox}.url").exists() and f.read_text().strip(), 60, "the sandbox")
     token = tmp_path / f"sandbox-{sandbox}.token"
     assert token.stat().st_mode & 0o077 == 0
