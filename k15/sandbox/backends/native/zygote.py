@@ -130,6 +130,7 @@ def main():
     known, last = frozenset(sys.modules), next(reversed(sys.modules))
     gc.collect()
     gc.freeze()  # what all jobs share is left alone by their collector
+    ctypes.CDLL(None).malloc_trim(0)  # what compiling the modules has left, a third of what each fork would take over
     try:
         status = run(*prepare(next_job()))
     except SystemExit as error:
