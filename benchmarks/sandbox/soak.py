@@ -2,7 +2,7 @@
 
 The runs are shared out over every backend that works here: programs that end well, fail, leave daemons, fill their disk, flood
 their output, sleep past their limit or ignore their children. Before and after, this process's part of the machine is written
-down: processes, mounts, cgroups, files (temporary folders, /run, /dev/shm, the sandbox's cache), descriptors, threads and SysV
+down: processes, mounts (but namespaces of others), cgroups, files (temporary folders, /run, /dev/shm, the sandbox's cache), descriptors, threads and SysV
 shared memory. Whatever is there afterwards and was not there before is told, and is a failure.
 """
 
@@ -109,7 +109,7 @@ def snapshot() -> dict[str, set[str]]:
     folders = {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/dev/shm")}
     return {
         "processes": processes,
-        "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": {m for m in Path("/proc/self/mountinfo").read_text().splitlines() if " - nsfs " not in m or "k15" in m},
         "cgroups": {folder for folder, _, _ in os.walk("/sys/fs/cgroup") if mine in folder},
         "files": {str(p) for d in folders if d.is_dir() for p in d.glob(f"k15-*{mine}*")},
         "cache": {str(p) for d in ("bin", "sessions") for p in (cache_root() / d).rglob("*")},

@@ -36,6 +36,31 @@ def exchange(command: Sequence[str], request: bytes, job: Job) -> Outcome:
     return wire.explained(result, process.returncode)
 
 
+class NotTakenError(Exception):
+    """Whoever should start a job takes none: it has just ended, or too many descriptors are on their way."""
+
+
+def hand_over(link: socket.socket, words: bytes, request: bytes, job: Job) -> Outcome:
+    """Send `words` and a job's socket, output and errors to who starts it, and see the job through. Raises NotTakenError."""
+    ours, theirs = socket.socketpair()
+    out, out_theirs = os.pipe()
+    err, err_theirs = os.pipe()
+    try:
+        with ours:
+            try:
+                socket.send_fds(link, [words], [theirs.fileno(), out_theirs, err_theirs])
+            except OSError as e:
+                raise NotTakenError(str(e)) from e
+            finally:
+                theirs.close()
+                os.close(out_theirs)
+                os.close(err_theirs)
+            return converse(ours, out, err, request, job)
+    finally:
+        os.close(out)
+        os.close(err)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + END_S
     with contextlib.suppress(OSError):  # a kernel before 5.3: `wait` then looks every few milliseconds

@@ -14,7 +14,7 @@ from pathlib import Path
 from k15.errors import SandboxError
 from k15.sandbox.backends import wire
 from k15.sandbox.backends.cgroups import Nest
-from k15.sandbox.backends.exchange import END_S, converse
+from k15.sandbox.backends.exchange import END_S, NotTakenError, hand_over
 from k15.sandbox.job import Job, Outcome
 
 _START_S = 30.0
@@ -49,24 +49,11 @@ class Launcher:
 
     def run(self, command: Sequence[str], request: bytes, job: Job, kill: Callable[[], None]) -> Outcome:
         """As `exchange`; `kill` ends a command that does not end by itself. Raises SandboxError where the launcher has ended."""
-        ours, theirs = socket.socketpair()
-        out, out_theirs = os.pipe()
-        err, err_theirs = os.pipe()
+        words = b"".join(os.fsencode(word) + b"\0" for word in command)
         try:
-            with ours:
-                try:
-                    words = b"".join(os.fsencode(word) + b"\0" for word in command)
-                    socket.send_fds(self._link, [words], [theirs.fileno(), out_theirs, err_theirs])
-                except OSError as e:
-                    raise SandboxError(f"the sandbox's launcher takes no job: {e}") from e
-                finally:
-                    theirs.close()
-                    os.close(out_theirs)
-                    os.close(err_theirs)
-                result = converse(ours, out, err, request, job)
-        finally:
-            os.close(out)
-            os.close(err)
+            result = hand_over(self._link, words, request, job)
+        except NotTakenError as e:
+            raise SandboxError(f"the sandbox's launcher takes no job: {e}") from e
         return wire.explained(result, self._ended(kill))
 
     def _ended(self, kill: Callable[[], None]) -> int:
@@ -77,6 +64,8 @@ class Launcher:
             except TimeoutError:
                 kill()
                 continue
+            except ConnectionError:
+                break
             if len(answer) == _STATUS.size:
                 return os.waitstatus_to_exitcode(_STATUS.unpack(answer)[0])
             break

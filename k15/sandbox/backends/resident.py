@@ -20,7 +20,7 @@ from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends.bwrap import command, dropped
-from k15.sandbox.backends.exchange import LATE, converse
+from k15.sandbox.backends.exchange import LATE, NotTakenError, hand_over
 from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Outcome
 
@@ -68,7 +68,9 @@ class Residents:
             return None
         outcome = None
         try:
-            outcome = self._converse(waiting, job, request)
+            outcome = hand_over(waiting.link, b"j", request, job)
+        except NotTakenError as e:
+            log.warning("%s in image %r took no job: %s; this one starts without", self._what, job.image, e)
         finally:
             if outcome is None or outcome.error == LATE:  # its last job may be there still
                 _stop(waiting)
@@ -84,40 +86,15 @@ class Residents:
         for waiting in (w for place in places for w in place.free):
             _stop(waiting)
 
-    def _converse(self, waiting: _Waiting, job: Job, request: bytes) -> Outcome | None:
-        """Hand over the job's descriptors and see it through; None where they were not taken."""
-        ours, theirs = socket.socketpair()
-        out, out_theirs = os.pipe()
-        err, err_theirs = os.pipe()
-        try:
-            with ours:
-                try:
-                    socket.send_fds(waiting.link, [b"j"], [theirs.fileno(), out_theirs, err_theirs])
-                except OSError as e:  # it has just died, or too many descriptors are on their way
-                    log.warning("%s in image %r took no job: %s; this one starts without", self._what, job.image, e)
-                    return None
-                finally:
-                    theirs.close()
-                    os.close(out_theirs)
-                    os.close(err_theirs)
-                return converse(ours, out, err, request, job)
-        finally:
-            os.close(out)
-            os.close(err)
-
     def _ready(self, place: _Place, image: str, rootfs: Path) -> _Waiting | None:
         """One that waits in this image and has no job; starts one where there is none, also after the last one's end."""
-        while place.free:
-            try:
-                waiting = place.free.pop()
-            except IndexError:  # another thread was quicker
-                break
-            if waiting.process.poll() is None:
-                return waiting
-            _stop(waiting)
+        waiting = _free(place)
+        if waiting is not None:
+            return waiting
         with place.lock:
-            if time.monotonic() < place.retry_at:
-                return None
+            waiting = _free(place)  # one that has come back while another was started
+            if waiting is not None or time.monotonic() < place.retry_at:
+                return waiting
             try:
                 waiting = self._start(image, rootfs)
             except SandboxError as e:
@@ -157,6 +134,19 @@ class Residents:
             _stop(waiting)
             raise SandboxError(f"{self._what} cannot wait in image {image!r}: {why if why else f'no answer in {_START_S:.0f} s'}")
         return waiting
+
+
+def _free(place: _Place) -> _Waiting | None:
+    """The last used of those that have no job and live; it is the caller's."""
+    while place.free:
+        try:
+            waiting = place.free.pop()
+        except IndexError:  # another thread was quicker
+            return None
+        if waiting.process.poll() is None:
+            return waiting
+        _stop(waiting)
+    return None
 
 
 def _stop(waiting: _Waiting) -> None:
