@@ -2,8 +2,9 @@
 
 The runs are shared out over every backend that works here: programs that end well, fail, leave daemons, fill their disk, flood
 their output, sleep past their limit or ignore their children. Before and after, this process's part of the machine is written
-down: processes, mounts (but namespaces of others), cgroups, files (temporary folders, /run, /dev/shm, the sandbox's cache), descriptors, threads and SysV
-shared memory. Whatever is there afterwards and was not there before is told, and is a failure.
+down: processes, mounts (but for the network namespaces of others), cgroups, files (temporary folders, /run, /dev/shm, the
+sandbox's cache), descriptors, threads and SysV shared memory. Whatever is there afterwards and was not there before is told,
+and is a failure.
 """
 
 import argparse
