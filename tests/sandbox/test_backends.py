@@ -19,6 +19,7 @@ from k15.errors import ConfigError, SandboxError
 from k15.sandbox.backends import GUARANTEES, open_backend, resident, wire
 from k15.sandbox.backends.bubblewrap import Bubblewrap
 from k15.sandbox.backends.bwrap import DROPPED_UID
+from k15.sandbox.backends.crun import Crun
 from k15.sandbox.backends.native import binary
 from k15.sandbox.backends.probe import Report, choose, examine, table
 from k15.sandbox.backends.warm import Warm, suits
@@ -230,6 +231,27 @@ def test_a_start_that_failed_is_tried_again_later(base_image, monkeypatch, caplo
         assert not place.free
         place.retry_at = 0.0
         assert run(opened, "echo", "with").stdout == b"with\n" and place.free
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a launcher sits in cgroups, which root makes")
+@pytest.mark.parametrize("make", [Crun, lambda: Bubblewrap(groups=True)], ids=["crun", "bubblewrap"])
+def test_a_launcher_that_died_costs_one_job_and_its_seat(base_image, make):  # noqa: F811
+    """Its process stays in the group from job to job, and is no job's; killed, the seat is taken away with all that was in it."""
+    before = leftovers()
+    with contextlib.closing(make()) as opened:
+        run(opened, "true")
+        (slot,) = opened._slots._free.queue
+        seat = getattr(slot, "seat", slot)
+        launcher, procs = seat._launcher._process, seat._group.entrances[0]
+        run(opened, "sh", "-c", "sleep 60 & exit 0")
+        assert procs.read_text().split() == [str(launcher.pid)] and launcher.poll() is None
+        launcher.kill()
+        launcher.wait()
+        with pytest.raises(SandboxError, match="launcher"):
+            run(opened, "true")
+        assert not procs.exists()
+        assert run(opened, "echo", "on").stdout == b"on\n"
+    assert not new(before, leftovers())
 
 
 def test_ready_made_parts_without_the_one_that_waits(base_image, monkeypatch, caplog):  # noqa: F811
