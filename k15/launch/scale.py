@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from k15.config.compose import from_yaml
 from k15.config.schema import ClusterConfig
+from k15.config.values import require
 from k15.errors import ClusterError, ConfigError, DataError, unknown_name
 from k15.launch.sbatch import render
 from k15.launch.status import QUEUED, RUNS, slurm_job, slurm_parts
@@ -29,6 +30,7 @@ Nodes join a running `k15 rl` for rollout only, or leave it again; training goes
   +N      N nodes more, each a Slurm job of its own with the run's cluster.* settings (or those given here)
   -N      the N newest of them leave; what they have begun goes on elsewhere
   NODES   so many nodes in all, those that train included
+Where the run is requeued, they wait cluster.rejoin_min minutes for its next start and join that.
 """
 
 
@@ -86,6 +88,9 @@ def settings(run: Path, words: Sequence[str]) -> ClusterConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(merged, ClusterConfig)
+    require(merged, not_negative=("rejoin_min",))
+    if not merged.requeue:
+        merged.rejoin_min = 0.0  # there will be nothing to wait for
     merged.nodes, merged.requeue, merged.rollout_nodes = 1, False, 0
     return merged
 
@@ -150,7 +155,7 @@ def grow(run: Path, rendezvous: Path, cluster: ClusterConfig, jobs: Sequence[dic
         )
     folder = run / "scale"
     folder.mkdir(exist_ok=True)
-    argv = [sys.executable, "-m", "k15", "join", str(run), rendezvous.name]
+    argv = [sys.executable, "-m", "k15", "join", str(run), rendezvous.name, str(cluster.rejoin_min)]
     script = render(cluster, argv, job_name=f"k15-join-{run.name}", log_dir=folder)
     lists = [job["NodeList"] for job in jobs if job.get("NodeList") not in (None, "", "(null)")]
     for _ in range(count):

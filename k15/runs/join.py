@@ -1,8 +1,8 @@
 """Nodes of a running job for rollout only.
 
-`k15 join RUN_DIR FILE` is what the jobs of `k15 scale` run: FILE is the name of the job's rendezvous file in RUN_DIR. USR1
-(Slurm's signal before the time limit, or `k15 scale RUN_DIR -1`) asks the run to let the node go; it goes once its engines are
-drained. Where the run saves and is requeued, the node waits for its next start and joins that (cluster.rejoin_min).
+`k15 join RUN_DIR FILE MINUTES` is what the jobs of `k15 scale` run: FILE is the name of the job's rendezvous file in RUN_DIR.
+USR1 (Slurm's signal before the time limit, or `k15 scale RUN_DIR -1`) asks the run to let the node go; it goes once its engines
+are drained. Where the run saves and is requeued, the node waits MINUTES for its next start, and joins that.
 `within_job` is what `k15 rl` is on the second part of a heterogeneous job: those nodes come with the job and leave with it.
 """
 
@@ -26,10 +26,10 @@ FIRST_PART_S = 86_400.0  # it checks all data before it can be met; Slurm ends t
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0 when the node was let go or the run has ended."""
-    if len(argv) != 2:
-        raise ConfigError("usage: k15 join RUN_DIR FILE. It is run by the jobs that `k15 scale RUN_DIR +1` submits.")
+    if len(argv) != 3:
+        raise ConfigError("usage: k15 join RUN_DIR FILE MINUTES. It is run by the jobs that `k15 scale RUN_DIR +1` submits.")
     run_dir = Path(argv[0]).absolute()
-    return visit(run_dir, run_dir / argv[1], again=True)
+    return visit(run_dir, run_dir / argv[1], wait_s=60 * float(argv[2]))
 
 
 def within_job(command: str, words: Sequence[str]) -> int:
@@ -46,10 +46,10 @@ def within_job(command: str, words: Sequence[str]) -> int:
     return visit(run_dir, identity.path(run_dir))
 
 
-def visit(run_dir: Path, rendezvous: Path, *, again: bool = False) -> int:
-    """Be a node for rollout only until the run lets it go; with `again`, of the starts too that follow a requeue. Raises
-    ClusterError where the run has no `rendezvous` any more."""
-    here = rendezvous if rendezvous.is_file() else started_after(rendezvous) if again else None
+def visit(run_dir: Path, rendezvous: Path, *, wait_s: float = 0.0) -> int:
+    """Be a node for rollout only until the run lets it go; where it is requeued, of its next start too if that comes within
+    `wait_s`. Raises ClusterError where the run has no `rendezvous` any more."""
+    here = rendezvous if rendezvous.is_file() else started_after(rendezvous) if wait_s > 0 else None
     if here is None:
         raise ClusterError(f"{rendezvous} is gone: the run ended, or began again, before this node could join it.")
     cfg = from_yaml((run_dir / "config.yaml").read_text())
@@ -58,7 +58,7 @@ def visit(run_dir: Path, rendezvous: Path, *, again: bool = False) -> int:
             f"{run_dir} has weights.transport=mpi: the nodes that train are one MPI world, which no other node can join. "
             "Give weights.transport=auto, http or mooncake."
         )
-    return asyncio.run(_stay(run_dir, here, cfg, 60 * cfg.cluster.rejoin_min if again and cfg.cluster.requeue else 0.0))
+    return asyncio.run(_stay(run_dir, here, cfg, wait_s))
 
 
 async def _stay(run_dir: Path, rendezvous: Path, cfg: RunConfig, wait_s: float) -> int:
@@ -67,7 +67,7 @@ async def _stay(run_dir: Path, rendezvous: Path, cfg: RunConfig, wait_s: float) 
     while True:
         node = Node(JobIdentity.of_visitor(), run_dir, device(cfg.cluster.device), weights=cfg.weights, joins=rendezvous)
         code = await node.run()
-        if not node.again or wait_s == 0:
+        if not node.again or wait_s <= 0:
             return code
         log.info("the run is requeued; this node waits for it, %.0f minutes at most", wait_s / 60)
         deadline = time.monotonic() + wait_s

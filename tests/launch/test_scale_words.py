@@ -34,6 +34,7 @@ def run(tmp_path, monkeypatch, settings_text):
         (["mine", "+1", "cluster.tme_min=3"], ConfigError, r"tme_min.*Did you mean 'time_min'"),
         (["mine", "+1", "time_min=3"], ConfigError, r"'time_min=3'.*cluster\.NAME=value"),
         (["mine", "+1", "cluster.time_min=long"], ConfigError, "long"),
+        (["mine", "+1", "cluster.rejoin_min=-1"], ConfigError, "rejoin_min is -1.0.*at least 0"),
     ],
 )
 def test_wrong_words(run, words, kind, said):
@@ -51,6 +52,7 @@ def test_a_run_outside_slurm_is_told_apart(run):
 def test_the_runs_own_settings_but_for_one_node_that_is_not_requeued(run):
     cluster = settings(run, ["cluster.time_min=7"])
     assert (cluster.partition, cluster.time_min, cluster.nodes, cluster.requeue) == ("gpu", 7, 1, False)
+    assert cluster.rejoin_min == 10 and settings(run, ["cluster.requeue=false"]).rejoin_min == 0, "nothing to wait for"
 
 
 def test_a_fixed_mpi_world_takes_no_node(run, settings_text):

@@ -49,7 +49,7 @@ def start(tmp_path):
 
 def test_a_visitor_joins_every_start_of_a_run_that_is_requeued(start, tmp_path):
     job, own = os.getpid(), os.getpid() + 10_000_000
-    (tmp_path / "config.yaml").write_text(to_yaml(compose_run(["cluster.requeue=true"])))
+    (tmp_path / "config.yaml").write_text(to_yaml(compose_run([])))
 
     def said() -> str:
         return (tmp_path / "visitor").read_text() if (tmp_path / "visitor").exists() else ""
@@ -60,7 +60,7 @@ def test_a_visitor_joins_every_start_of_a_run_that_is_requeued(start, tmp_path):
         path = tmp_path / f".job-{job}-{restart}.json"
         wait_for(path.exists, 90, "the head")
         if visitor is None:
-            visitor = start("visitor", own, 0, "-m", "k15", "join", str(tmp_path), path.name)
+            visitor = start("visitor", own, 0, "-m", "k15", "join", str(tmp_path), path.name, "10")
         met = Rendezvous(**json.loads(path.read_text()))
         store = Store(met.etcd, f"/k15/{job}", met.etcd_password)
         store.put("trainer/0", "{}")
