@@ -8,6 +8,7 @@ the job's token on every route (`k15.rollout.guard`): vLLM's own key check leave
 The label (vLLM's weight version) goes into every answer: `k15.rollout.stream` takes tokens of the right one only.
 """
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from k15.weights.quantised import refuse_quantised
 from k15.weights.segments import load_manifest, read_segment
 from k15.weights.vllm_cpu import repacking
 
+LOOK_S, HEALTH_S = 2.0, 10.0
+DEAD_STATUS = 503  # of /health
 _BROKEN = -2  # a load failed half-way: the weights are of no version
 
 
@@ -139,6 +142,17 @@ class _Caller:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def post(self, path: str, *, params: dict[str, str] | None = None, body: Any = None) -> Any:
+        """The answer's JSON. vLLM never answers what its engine's process died over, so the server is asked meanwhile."""
+        asked = asyncio.create_task(self._answer(path, params, body))
+        try:
+            while not (await asyncio.wait({asked}, timeout=LOOK_S))[0]:
+                if await self._is_dead():
+                    raise EngineError(f"engine {self._base} died during {path}")
+            return asked.result()
+        finally:
+            asked.cancel()
+
+    async def _answer(self, path: str, params: dict[str, str] | None, body: Any) -> Any:
         try:
             async with self._session.post(
                 self._base + path, params=params, json=body, headers=self._headers, timeout=self._timeout
@@ -148,6 +162,17 @@ class _Caller:
                 return await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineError(f"engine {self._base}{path} did not answer: {error!r}") from error
+
+    async def _is_dead(self) -> bool:
+        """The server says so, or takes no requests any more; not where it is only slow to answer."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=HEALTH_S)
+            async with self._session.get(self._base + "/health", headers=self._headers, timeout=timeout) as answer:
+                return answer.status == DEAD_STATUS
+        except aiohttp.ClientConnectorError:
+            return True
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     async def rpc(self, method: str, args: list[Any]) -> list[Any]:
         return (await self.post("/collective_rpc", body={"method": method, "args": args}))["results"]

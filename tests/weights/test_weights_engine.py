@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import aiohttp
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -160,3 +161,13 @@ async def test_versions_reach_the_engine(engine, kind, make_model, write_version
 
         with pytest.raises(EngineError, match="401"):
             await update_engine(session, server.url, "not the token", 1, paths[1])
+
+        core = next(
+            p for p in psutil.Process(server.process.pid).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())
+        )
+        core.suspend()
+        asked = asyncio.create_task(update_engine(session, server.url, server.token, 1, paths[1]))
+        await asyncio.sleep(0.5)
+        core.kill()
+        with pytest.raises(EngineError, match="died during /pause"):  # which vLLM never answers
+            await asyncio.wait_for(asked, 60)
