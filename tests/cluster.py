@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,36 @@ from pathlib import Path
 
 import pytest
 
+# On a node: stop the process that pulls (the agent) or loads (the engine), see that it still does, kill, let it go on.
+IN_HAND_OFF = r"""
+import glob, os, re, signal, subprocess, sys, time
+PATTERNS = {"agent": r"^\S*python\S* -m k15 rl", "engine": "[V]LLM::EngineCore", "etcd": "[e]tcd --name=k15"}
+at, victim = sys.argv[1:]
+names = {"pull": "agent", "load": "engine"}[at], victim
+busy, doomed = (int(subprocess.check_output(["pgrep", "-of", PATTERNS[name]])) for name in names)
+
+def version():
+    if at == "pull":
+        found = glob.glob("/dev/shm/k15-*/*.seg.tmp*-pull")
+    else:
+        found = re.findall(r"/dev/shm/\S+\.seg", open(f"/proc/{busy}/maps").read())
+    return int(re.search(r"/v(\d+)-r", found[0])[1]) if found else None
+
+while True:
+    if version() is not None:
+        os.kill(busy, signal.SIGSTOP)
+        while open(f"/proc/{busy}/stat").read().rsplit(")", 1)[1].split()[0] != "T":
+            pass
+        if (number := version()) is not None:
+            break
+        os.kill(busy, signal.SIGCONT)
+    time.sleep(2e-4)
+os.kill(doomed, signal.SIGKILL)
+time.sleep(0.2)
+if doomed != busy:
+    os.kill(busy, signal.SIGCONT)
+print(number)
+"""
 LOCAL = Path(__file__).resolve().parent.parent / "slurm" / "local"
 STATE = Path("/var/tmp")  # not tmp_path: its length would pass the 107 characters of a socket's path
 
@@ -52,6 +83,13 @@ class Cluster:
         """The job's fields once it is in one of `states` (default: any final one)."""
         ends = states if states else ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         return wait_for(lambda: (job := self.job(job_id))["JobState"] in ends and job, timeout, f"job {job_id} in {ends}")
+
+
+def kill_in_hand_off(cluster: Cluster, job: str, node: str, at: str, victim: str) -> int:
+    """On a node of a job of `k15 rl`, kill `victim` (agent, engine, etcd) while the node pulls segments or its engine loads them
+    (`at`: pull, load), in whichever hand-off it is caught at that; the version that was handed off."""
+    words = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", "-w", node]
+    return int(cluster.run(*words, sys.executable, "-c", IN_HAND_OFF, at, victim, timeout=120))
 
 
 def wait_for(condition, timeout: float, what: str):
