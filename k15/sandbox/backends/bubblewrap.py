@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+from pathlib import Path
 
 from k15.errors import SandboxError
 from k15.sandbox.backends import seccomp, wire
@@ -55,20 +56,20 @@ class Bubblewrap:
             drop = self._dropped[1:-1]  # the launcher does it once
             self._slots = Slots(lambda number: Seat(self._nest, f"slot-{number}", self._launch, drop), Seat.remove)
         elif resident:
-            self._residents = _residents(self._images)
+            self._residents = _residents()
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end; blocking, from any thread. Raises SandboxError for an unknown image or a wrong path."""
-        watch = self._slots is None
+        watch, rootfs = self._slots is None, self._images.rootfs(job.image)
         request = wire.request(
             job, self._filter, mount_tmp=True, watch_memory=watch, watch_processes=True, tick_s=TICK_S if watch else 4 * TICK_S
         )
-        outcome = self._residents.run(job, request) if self._residents is not None else None
-        return outcome if outcome is not None else self._alone(job, request)
+        outcome = self._residents.run(job, rootfs, request) if self._residents is not None else None
+        return outcome if outcome is not None else self._alone(job, rootfs, request)
 
-    def _alone(self, job: Job, request: bytes) -> Outcome:
+    def _alone(self, job: Job, rootfs: Path, request: bytes) -> Outcome:
         """In a bwrap of its own."""
-        bwrap = command(self._bwrap, self._images.rootfs(job.image), {"/dev/init": self._init}, ["/dev/init"])
+        bwrap = command(self._bwrap, rootfs, {"/dev/init": self._init}, ["/dev/init"])
         if self._slots is None:
             return exchange([*self._dropped, *bwrap], request, job)
         with self._slots.one() as seat:
@@ -83,13 +84,13 @@ class Bubblewrap:
             self._nest.close()
 
 
-def _residents(images: Images) -> Residents | None:
+def _residents() -> Residents | None:
     try:
         wait = binary("wait")
     except SandboxError as e:  # a folder of ready-made parts may be older than this one
         log.warning("%s; each job starts a bwrap of its own, which takes twice as long", e)
         return None
-    return Residents("the init of the sandbox", images, {"/dev/wait": wait}, ["/dev/wait"])
+    return Residents("the init of the sandbox", {"/dev/wait": wait}, ["/dev/wait"])
 
 
 def _nest(must: bool) -> Nest | None:

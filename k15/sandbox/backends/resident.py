@@ -21,7 +21,6 @@ from pathlib import Path
 from k15.errors import SandboxError
 from k15.sandbox.backends.bwrap import command, dropped
 from k15.sandbox.backends.exchange import LATE, NotTakenError, hand_over
-from k15.sandbox.images.store import Images
 from k15.sandbox.job import Job, Outcome
 
 _START_S = 30.0
@@ -53,14 +52,13 @@ class Residents:
     `what`: its name in messages. Safe to use from many threads, which may end: it outlives the one that started it.
     """
 
-    def __init__(self, what: str, images: Images, inside: Mapping[str, Path], run: Sequence[str]) -> None:
-        self._what, self._images, self._inside, self._words = what, images, dict(inside), list(run)
+    def __init__(self, what: str, inside: Mapping[str, Path], run: Sequence[str]) -> None:
+        self._what, self._inside, self._words = what, dict(inside), list(run)
         self._lock = threading.Lock()  # of the dictionary alone
         self._places: dict[str, _Place] = {}
 
-    def run(self, job: Job, request: bytes) -> Outcome | None:
-        """Run the job to its end; None where its image has no such process now. Raises SandboxError for an unknown image."""
-        rootfs = self._images.rootfs(job.image)
+    def run(self, job: Job, rootfs: Path, request: bytes) -> Outcome | None:
+        """Run the job to its end in its image, `rootfs`; None where that has no such process now."""
         with self._lock:
             place = self._places.setdefault(job.image, _Place())
         waiting = self._ready(place, job.image, rootfs)

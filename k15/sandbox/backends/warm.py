@@ -36,14 +36,15 @@ class Warm:
         self._behind = behind if behind is not None else Bubblewrap(self._images, groups=False)
         self._filter = seccomp.program()
         inside = {"/dev/warm.so": binary("warm.so"), "/dev/zygote.py": _readable(_ZYGOTE)}
-        self._interpreters = Residents("the warm interpreter", self._images, inside, [_PYTHON, "/dev/zygote.py"])
+        self._interpreters = Residents("the warm interpreter", inside, [_PYTHON, "/dev/zygote.py"])
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end; blocking, from any thread. Raises SandboxError for an unknown image or a wrong path."""
         outcome = None
-        if suits(job, self._images.rootfs(job.image)):
+        rootfs = self._images.rootfs(job.image)
+        if suits(job, rootfs):
             request = wire.request(job, self._filter, mount_tmp=True, watch_memory=True, watch_processes=True, tick_s=TICK_S)
-            outcome = self._interpreters.run(job, request)
+            outcome = self._interpreters.run(job, rootfs, request)
         return outcome if outcome is not None else self._behind.run(job)
 
     def close(self) -> None:
