@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -80,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = [w for w in rest[1:] if not w.startswith("-")]
             check_points(rest[0], _settings(given), multirun=False, submitted=True)
         if command == "launch" and rest[:1] == ["pipeline"] and not asks:
-            for stage in import_module("k15.launch.pipeline").stages(rest[1:]):
-                if stage.open:  # the others need what earlier stages make
-                    check_points(stage.command, list(stage.settings), multirun=False, submitted=True)
+            check_chain(import_module("k15.launch.pipeline").stages(rest[1:]))
         if command in SLURM and not asks:
             adopt()
         if command == "status" and "--cost" in rest:
@@ -161,6 +160,34 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
             module.preflight(cfg, nodes=nodes)
         if cfg.run_dir is not None and hasattr(module, "JOB") and identity.restart == 0:
             job.check_folder(cfg, Path(cfg.run_dir).absolute(), module.JOB.may_change)
+
+
+def check_chain(chain: Sequence[Any]) -> None:
+    """All that can be known of each stage before the first is submitted. Raises ConfigError and DataError with the stage's name.
+
+    hf/ and best/ of an earlier rl, sft or dpo have the shape and tokenizer of the model that it starts from, which stands in for
+    them. What is wrong with other things that an earlier stage will make is left to the stage.
+    """
+    from k15.config.compose import compose_as
+    from k15.data.tiny import write_tiny_model
+
+    made: dict[str, Path] = {}  # "model.path=FOLDER" -> what stands in
+    with tempfile.TemporaryDirectory(prefix="k15-chain-") as scratch:
+        for number, stage in enumerate(chain):
+            words = [f"model.path={made[w]}" if w in made else w for w in stage.settings]
+            try:
+                check_points(stage.command, words, multirun=False, submitted=True)
+            except K15Error as error:
+                if not any(str(earlier.folder) in str(error) for earlier in chain[:number]):
+                    raise type(error)(f"stage {stage.name}: {error}") from error
+            if stage.command not in ("rl", "sft", "dpo"):
+                continue
+            model = compose_as(COMMANDS[stage.command], stage.command, _settings(_own(words))).model
+            own = model.path
+            if own is None:  # it makes the tiny one
+                own = write_tiny_model(Path(scratch) / stage.name, model.tiny, model.max_context_tokens, model.dtype)
+                (own / "model.safetensors").touch()
+            made |= {f"model.path={stage.folder / name}": Path(own) for name in ("hf", "best")}
 
 
 def _own(overrides: list[str]) -> list[str]:

@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "launch": CORE,
     "kernels": set(),
-    "cli": CORE | {"runs", "launch", "eval", "node", "sandbox"},
+    "cli": CORE | {"runs", "launch", "eval", "node", "sandbox", "data"},
     "__main__": {"cli"},
     "": set(),
 }
