@@ -3,13 +3,14 @@
 One small run serves several checks, since a start of Megatron and vLLM costs most of a minute.
 """
 
+import re
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster import Cluster, wait_for
+from cluster import Cluster, kill_in_hand_off, wait_for
 
 from k15.config.compose import from_yaml
 from k15.data.sampler import PromptSampler
@@ -19,7 +20,7 @@ from k15.runs.prepare import load_prompts
 
 pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.megatron, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
-ITERATIONS, PROMPTS, SAMPLES = 6, 6, 4
+ITERATIONS, PROMPTS, SAMPLES = 8, 6, 4
 SETTINGS = [
     "warmup.steps=40", f"algo.iterations={ITERATIONS}", f"algo.prompts_per_iteration={PROMPTS}",
     f"algo.samples_per_prompt={SAMPLES}", "eval.size=16", "eval.every=3", "save.every=3", "sampler=uniform",
@@ -59,12 +60,11 @@ def leftovers(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="module")
 def interrupted_run(slurm_cluster, tmp_path_factory):
-    """A run that lost an engine after its first iteration, was stopped by the signal in mid-rollout, and went on."""
+    """A run that lost an engine while it loaded weights, was stopped by the signal in mid-rollout, and went on."""
     folder = tmp_path_factory.mktemp("rl")
     job, run = submit(slurm_cluster, folder)
     wait_for(lambda: iterations_done(slurm_cluster, folder, job, run, 1), 300, "the first iteration")
-    slurm_cluster.run("srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", "-w", last_node(slurm_cluster, job),
-                      "bash", "-c", "kill -9 $(pgrep -of [v]llm.entrypoints)")  # fmt: skip
+    kill_in_hand_off(slurm_cluster, job, last_node(slurm_cluster, job), "load", "engine")
     wait_for(lambda: iterations_done(slurm_cluster, folder, job, run, 3), 300, "the iterations after the engine's death")
     wait_for(lambda: "rollout" in log(folder, job).splitlines()[-1], 60, "a rollout phase")
     slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
@@ -81,6 +81,7 @@ def last_node(cluster: Cluster, job: str) -> str:
 
 def test_a_killed_engine_is_restarted_and_the_run_goes_on(interrupted_run):
     folder, job, run, _ = interrupted_run
+    assert re.search(r"engine-1-0 could not be updated.* died during /collective_rpc", log(folder, job)), "noticed at once"
     assert "restarting engine-1-0" in log(folder, job)
     assert max(r["canary_mean_abs"] for r in rows(run)) < 1e-4
 
