@@ -19,12 +19,14 @@ import aiohttp
 from aiohttp import web
 
 from k15.errors import ClusterError, ConfigError, K15Error, unknown_name
+from k15.log import get_logger
 from k15.node.api import ROUTES, Route, openapi, read_body
 from k15.node.children import Child, Children, log_tail
 from k15.node.engines import NodeEngines, Puller
 from k15.node.metrics import Pulls, Snapshot, render, segment_bytes
 from k15.node.network import free_port, interface_of
 
+log = get_logger("agent")
 ALLOWED = ("k15.runs.controller", "k15.runs.trainer_rank", "k15.sandbox.cli", "vllm.entrypoints.openai.api_server")
 
 Collector = Callable[[list[int]], None]
@@ -113,6 +115,11 @@ class Agent:
         except K15Error as error:
             status = 400 if isinstance(error, ConfigError) else 409
             return web.json_response({"error": str(error), "kind": type(error).__name__}, status=status)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # a fault of ours: the caller must not take it for an agent that is away
+            log.exception("%s %s", request.method, request.path)
+            return web.json_response({"error": repr(error), "kind": type(error).__name__}, status=500)
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.json_response(openapi(self.url))
@@ -175,9 +182,7 @@ class Agent:
     async def _pull(self, version: int) -> dict[str, Any]:
         start = time.monotonic()
         got = await self._puller(version)
-        self._pulls.count += 1
-        self._pulls.nbytes += got["bytes_pulled"]
-        self._pulls.last_s = time.monotonic() - start
+        self._pulls.add(version, got["bytes_pulled"], time.monotonic() - start)
         return got
 
     async def _pull_weights(self, _: web.Request, body: dict[str, Any]) -> web.Response:

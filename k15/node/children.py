@@ -91,7 +91,7 @@ class Children:
         child = self.table.get(name)
         if child is None:
             return
-        child.stopped_by_us = True
+        child.stopped_by_us = child.stopped_by_us or child.alive  # one that is dead already has crashed
         pid = child.process.pid
         if child.alive:
             signal_group(pid, signal.SIGTERM)

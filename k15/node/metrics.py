@@ -12,11 +12,18 @@ from k15.node.children import Child
 
 @dataclass
 class Pulls:
-    """Of this agent's whole life; `last_s`: how long the last one took."""
+    """Of this agent's whole life; `last_s`: how long the last version's took. Engines ask again for what is here by then."""
 
     count: int = 0
     nbytes: int = 0
     last_s: float = 0.0
+    version: int | None = None
+
+    def add(self, version: int, nbytes: int, seconds: float) -> None:
+        if version != self.version:
+            self.count, self.last_s, self.version = self.count + 1, 0.0, version
+        self.nbytes += nbytes
+        self.last_s = max(self.last_s, seconds)
 
 
 @dataclass(frozen=True, eq=False)

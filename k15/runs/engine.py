@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.config.schema import RunConfig
-from k15.errors import EngineError
+from k15.errors import ClusterError, EngineError
+from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.rollout.client import EngineClient
 from k15.rollout.server import engine_command, wait_ready
 
+log = get_logger("engines")
 START_TIMEOUT_S = 600.0
 
 
@@ -78,6 +80,11 @@ class Launch:
 
 
 async def _until_dead(engine: Engine) -> None:
-    """Returns when the agent says that the process has ended."""
-    while (await engine.agent.processes())[engine.name]["alive"]:
+    """Returns when the agent says that the process has ended; an agent that does not answer says nothing."""
+    alive = True
+    while alive:
         await asyncio.sleep(1.0)
+        try:
+            alive = (await engine.agent.processes())[engine.name]["alive"]
+        except ClusterError as error:
+            log.warning("%s may have ended: %s", engine.name, error)

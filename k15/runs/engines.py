@@ -96,12 +96,15 @@ class Engines:
         if engine is None:
             return None
         log.warning("%s failed: %s", engine.name, error)
+        wanted = self.held
         try:
             async with engine.busy:
                 return await self._heal(engine, error)
         except K15Error as fault:
             if not engine.visiting:
                 raise
+            if isinstance(fault, WeightsError) and self.held is not wanted:
+                return None  # its weights went for newer ones meanwhile: `_catch_up` brings it those
             if engine in self.all:  # else its node was let go meanwhile
                 self._give_up(engine, fault)
             return None

@@ -20,6 +20,7 @@ class TrainerClient:
         self._connection = connection
         self._watch = watch
         self._busy = asyncio.Lock()
+        self._broken: str | None = None
 
     @staticmethod
     async def connect(store: Store, token: str, watch: Watch, timeout_s: float = 600.0) -> "TrainerClient":
@@ -36,7 +37,8 @@ class TrainerClient:
         raise TrainerError(f"the trainer did not come up within {timeout_s:.0f} s; see logs/*/trainer-*.log in the run folder.")
 
     async def call(self, method: str, **arguments):
-        """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died.
+        """Run `method` on all ranks, return rank 0's result. Raises TrainerError as soon as any rank has died, and for every
+        call after one that was broken off: the next answer would be that one's.
 
         One that is cancelled goes on all the same, and the next waits for it: its answer must not be taken for another's.
         """
@@ -44,6 +46,9 @@ class TrainerClient:
 
     async def _exchange(self, method: str, arguments: dict[str, Any]) -> Any:
         async with self._busy:
+            if self._broken is not None:
+                raise TrainerError(f"the trainer is not asked for {method!r}: its answer to {self._broken} was not waited for")
+            self._broken = repr(method)
             try:
                 await asyncio.to_thread(self._connection.send, (method, arguments))
                 while not await asyncio.to_thread(self._connection.poll, 1.0):
@@ -53,6 +58,7 @@ class TrainerClient:
             except (EOFError, OSError) as error:
                 dead = await self._watch()
                 raise TrainerError(f"trainer rank 0 hung up during {method!r}.\n{dead if dead is not None else ''}") from error
+            self._broken = None
             return result
 
     async def stop(self) -> None:

@@ -16,10 +16,13 @@ from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.runs.engine import Engine
 from k15.runs.engines import Engines
+from k15.weights.pull import twins
 from k15.weights.store import Store
 
 log = get_logger("visitors")
 LOOK_S = 2.0
+PULL_S = 60.0  # and a second for each SLOWEST bytes of a version: what takes longer holds up the run
+SLOWEST = 50e6
 
 
 class Visitors:
@@ -55,13 +58,19 @@ class Visitors:
         self._ready = {}
 
     async def pull(self, version: int) -> int:
-        """Have all visiting nodes pull a version; bytes. One that cannot is dropped."""
+        """Have all visiting nodes pull a version; bytes. One that cannot, or is too slow, is dropped."""
+        if not self.agents:
+            return 0
+        manifests = await asyncio.to_thread(self._store.manifests, version)
+        limit_s = PULL_S + sum(same[0].nbytes for same in twins(manifests)) / SLOWEST
 
         async def one(rank: int, agent: AgentClient) -> int:
             try:
-                return int((await agent.pull(version))["bytes_pulled"])
-            except K15Error as error:
-                log.warning("going on without node %d, which came for rollout only: %s", rank, error)
+                async with asyncio.timeout(limit_s):
+                    return int((await agent.pull(version))["bytes_pulled"])
+            except (K15Error, TimeoutError) as error:
+                why = error if isinstance(error, K15Error) else f"it has not taken weights {version} within {limit_s:.0f} s"
+                log.warning("going on without node %d, which came for rollout only: %s", rank, why)
                 await self._let_go(rank)
                 return 0
 

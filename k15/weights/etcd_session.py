@@ -1,5 +1,6 @@
 """HTTP to a job's etcd: its token, and another member where one is lost."""
 
+import threading
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ class Session(requests.Session):
         self._password, self._timeout_s = password, timeout_s
         self._members = [endpoint]
         self._born, self._asked = time.monotonic(), float("-inf")
+        self._login_lock = threading.Lock()
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         started = time.monotonic()
@@ -45,13 +47,14 @@ class Session(requests.Session):
     def _authorised(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         if self._password is not None:
             if "Authorization" not in self.headers:
-                self._login()
+                self._login(None)
             now = time.monotonic()  # a job's first seconds are when members join: often then, seldom later
             if now - self._asked > min(_MEMBERS_S, (now - self._born) / 2):
                 self._ask_members()
+        token = self.headers.get("Authorization")
         answer = super().request(method, url, **kwargs)
         if self._password is not None and answer.status_code == requests.codes.unauthorized:
-            self._login()
+            self._login(token)
             answer = super().request(method, url, **kwargs)
         return answer
 
@@ -62,12 +65,15 @@ class Session(requests.Session):
             self._members = [m["clientURLs"][0] for m in answer.json()["members"] if m.get("clientURLs")]
             self._asked = time.monotonic()
 
-    def _login(self) -> None:
-        self.headers.pop("Authorization", None)
-        body = {"name": "root", "password": self._password}
-        answer = super().request("POST", f"{self._endpoint}/v3/auth/authenticate", json=body, timeout=self._timeout_s)
-        if answer.status_code in _NO_LEADER:
-            raise requests.ConnectionError(answer.text.strip())
-        if answer.status_code != requests.codes.ok:
-            raise ClusterError(f"etcd at {self._endpoint} refused the password of this job: {answer.text.strip()}")
-        self.headers["Authorization"] = answer.json()["token"]
+    def _login(self, refused: str | bytes | None) -> None:
+        """A token in place of the `refused` one, unless another thread has fetched one meanwhile."""
+        with self._login_lock:
+            if self.headers.get("Authorization") != refused:
+                return
+            url, body = f"{self._endpoint}/v3/auth/authenticate", {"name": "root", "password": self._password}
+            answer = super().request("POST", url, json=body, headers={"Authorization": None}, timeout=self._timeout_s)
+            if answer.status_code in _NO_LEADER:
+                raise requests.ConnectionError(answer.text.strip())
+            if answer.status_code != requests.codes.ok:
+                raise ClusterError(f"etcd at {self._endpoint} refused the password of this job: {answer.text.strip()}")
+            self.headers["Authorization"] = answer.json()["token"]

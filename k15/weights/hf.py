@@ -45,8 +45,11 @@ def save_hf(
     """
     pieces = Pieces(slices)
     pieces.check(hf_shapes(config))
-    tmp = folder.with_name(f".{folder.name}.tmp{os.getpid()}")
-    shutil.rmtree(tmp, ignore_errors=True)
+    tmp, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))  # one name: a killed job's are found
+    if old.exists() and not folder.exists():  # killed between the two renames
+        old.rename(folder)
+    for leftover in (tmp, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     tmp.mkdir(parents=True)
     try:
         dtype = _write_shards(tmp, pieces, shard_bytes)
@@ -55,7 +58,10 @@ def save_hf(
         (tmp / "config.json").write_text(json.dumps(text, indent=2) + "\n")
         if tokenizer_files_from is not None:
             _copy_tokenizer(tokenizer_files_from, tmp)
-        _replace(tmp, folder)
+        if folder.exists():  # moved aside first, deleted last
+            folder.rename(old)
+        tmp.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -66,15 +72,6 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
         raise DataError(f"{source} holds no tokenizer file (looked for {', '.join(TOKENIZER_FILES[:5])}, ...)")
     for path in found:
         shutil.copyfile(path, target / path.name)
-
-
-def _replace(tmp: Path, folder: Path) -> None:
-    """Put `tmp` in the place of `folder`; what was there is moved aside first, and deleted last."""
-    old = folder.with_name(f".{folder.name}.old{os.getpid()}")
-    if folder.exists():
-        folder.rename(old)
-    tmp.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_shards(folder: Path, pieces: Pieces, shard_bytes: int) -> torch.dtype:

@@ -7,6 +7,7 @@ that share /dev/shm but not pids.
 import fcntl
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -56,8 +57,14 @@ def _try_lock(owner: Path) -> int | None:
 
 def claim(directory: Path) -> Claim:
     """Own `directory` (made with mode 0700; leftovers of a dead owner are emptied). Raises ClusterError if it has a
-    living owner."""
+    living owner, or belongs to another user: its name can be foretold, and who owns it can exchange what lies in it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ClusterError(
+            f"{directory} is not this user's folder (it is of uid {found.st_uid}). Have it removed, and start again."
+        )
+    directory.chmod(0o700)
     owner = directory / "owner"
     try:
         fd = _try_lock(owner)

@@ -32,10 +32,21 @@ WAIT_S = 0.03  # between looks for a free holder, longer with every look
 
 
 def twins(manifests: Iterable[Manifest]) -> list[list[Manifest]]:
-    """Manifests by distinct set of slices, in rank order. Data-parallel twins hold the same slices; a node needs them once."""
+    """Manifests by distinct set of slices, in rank order. Data-parallel twins hold the same slices; a node needs them once.
+
+    Raises WeightsError where twins hold different values: nodes that take different ones would sample from different models.
+    """
     found: dict[frozenset, list[Manifest]] = {}
     for m in sorted(manifests, key=lambda m: m.rank):
-        found.setdefault(frozenset((e.name, e.starts) for e in m.entries), []).append(m)
+        same = found.setdefault(frozenset((e.name, e.starts) for e in m.entries), [])
+        values = {(e.name, e.starts): e.checksum for e in m.entries}
+        for e in same[0].entries if same else ():
+            if values[e.name, e.starts] != e.checksum:
+                raise WeightsError(
+                    f"weights {m.version}: trainer ranks {same[0].rank} and {m.rank} hold different values of {e.name}; replicas "
+                    "must be equal to the bit. Is memory or a device of one of their nodes faulty?"
+                )
+        same.append(m)
     return list(found.values())
 
 

@@ -25,9 +25,11 @@ from etcd3gw.exceptions import ConnectionFailedError, ConnectionTimeoutError, Et
 from etcd3gw.lease import Lease
 
 from k15.errors import ClusterError, WeightsError
+from k15.log import get_logger
 from k15.weights.etcd_session import Session
 from k15.weights.segments import Manifest
 
+log = get_logger("store")
 CHUNK_BYTES = 512 * 1024  # etcd refuses requests above 1.5 MB
 
 
@@ -51,7 +53,8 @@ class Held:
                     self.lost.set()
                     return
                 renewed = time.monotonic()
-            except (Etcd3Exception, requests.RequestException, ClusterError):
+            except Exception as error:  # whatever it is: this thread must live, or say that the lease is lost
+                log.warning("a lease was not renewed: %r", error)
                 if time.monotonic() - renewed > ttl_s:
                     self.lost.set()
                     return

@@ -174,9 +174,11 @@ async def test_metrics_count_restarts_crashes_and_what_lies_in_shared_memory(ser
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for code in ("3", "0", "0"):
         await (await agent.children.start("b", "brief", [code], {}, url="http://127.0.0.1:9")).process.wait()
+        await agent.children.stop("b")  # as before every restart: what has ended by itself is no less a crash
     (tmp_path / "v7-r0.seg").write_bytes(b"x" * 640)
     (tmp_path / "v7-r1.seg").write_bytes(b"x" * 64)
     await client.pull(7)
+    await agent._pull(7)  # as each engine does before it loads
     async with session.get(f"{client.url}/metrics", headers={"Authorization": "Bearer " + "t" * 48}) as answer:
         lines = dict(line.rsplit(" ", 1) for line in (await answer.text()).splitlines() if not line.startswith("#"))
     assert lines['k15_process_up{name="b"}'] == "0.0"

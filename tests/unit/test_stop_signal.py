@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 import pytest
 
 from k15.config.schema import ClassicConfig, RewardConfig
-from k15.errors import REQUEUE, TrainerError
+from k15.errors import REQUEUE, ClusterError, TrainerError
 from k15.node.rendezvous import JobIdentity
 from k15.node.service import Node
 from k15.runs.classic import served_classic
@@ -132,6 +132,21 @@ async def test_a_dead_rank_0_is_an_error_with_its_log(when):
     theirs.close()
     with pytest.raises(TrainerError, match=r"rank.*train_iteration(.|\n)*no memory"):
         await asyncio.wait_for(asked, 20)
+
+
+async def test_after_a_call_that_was_broken_off_no_answer_is_taken_for_another():
+    """`save` must never take the answer to `publish`: its checkpoint would be committed unwritten."""
+    ours, theirs = Pipe()
+
+    async def agent_is_away() -> str | None:
+        raise ClusterError("no answer within 20 s")
+
+    trainer = TrainerClient(ours, agent_is_away)
+    with pytest.raises(ClusterError):
+        await asyncio.wait_for(trainer.call("publish", version=3), 20)
+    theirs.send((None, "published"))
+    with pytest.raises(TrainerError, match="'save'.*'publish' was not waited for"):
+        await asyncio.wait_for(trainer.call("save"), 20)
 
 
 def test_what_a_kill_left_of_an_export_goes_with_the_next(tmp_path):

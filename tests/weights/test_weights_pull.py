@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from weight_nodes import Cluster, same, slices
@@ -139,6 +140,9 @@ def test_twins_are_taken_once_and_from_near(tmp_path):
     for node, expected in (("a", [0, 1]), ("b", [2, 3])):
         assert [nearest(t, node, folders[node])[0].rank for t in twins(held)] == expected
     assert {nearest(t, node, folders["c"])[0].node for node in ("c", "d") for t in twins(held)} == {"a", "b"}
+    drifted = [replace(held[2], entries=tuple(replace(e, checksum=e.checksum ^ (e.name == "r0.w1")) for e in held[2].entries))]
+    with pytest.raises(WeightsError, match=r"ranks 0 and 2 hold different values of r0\.w1"):
+        twins([*held[:2], *drifted, held[3]])
 
 
 async def test_mooncake_waits_for_the_other_node_to_offer(cluster):

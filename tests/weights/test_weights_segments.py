@@ -231,3 +231,12 @@ def test_tensors_that_are_not_contiguous_go_straight_into_retired_memory(tmp_pat
         del found
         segments.collect(tmp_path, [version], spare=True)
     space.close()
+
+
+def test_a_directory_of_another_user_is_not_claimed(tmp_path, monkeypatch):
+    (tmp_path / "k15-1").mkdir(mode=0o777)
+    owner.claim(tmp_path / "k15-1").release()
+    (tmp_path / "k15-1").mkdir(mode=0o777)
+    monkeypatch.setattr(owner.os, "getuid", lambda: 12345)
+    with pytest.raises(ClusterError, match="not this user's folder"):
+        owner.claim(tmp_path / "k15-1")

@@ -36,8 +36,16 @@ class Choice:
         return [t.name for t in self.transports]
 
     def offer(self, directory: Path, manifest: Manifest) -> dict[str, Any]:
-        """This node's record as a holder of the segment."""
-        offers = {t.name: t.offer(directory, manifest) for t in self.transports}
+        """This node's record as a holder of the segment. A transport that cannot offer it is left out where others can; raises
+        WeightsError where there is no other."""
+        offers: dict[str, Any] = {}
+        for transport in self.transports:
+            try:
+                offers[transport.name] = transport.offer(directory, manifest)
+            except Exception as error:  # of a library: whatever it is, HTTP may serve
+                if len(self.transports) == 1:
+                    raise WeightsError(f"{manifest.file} cannot be offered over {transport.name}: {error}") from error
+                log.warning("%s is not offered over %s: %s", manifest.file, transport.name, error)
         return {name: offered for name, offered in offers.items() if offered is not None}
 
     def serves(self, record: dict[str, Any]) -> bool:
@@ -45,7 +53,8 @@ class Choice:
         return any(name in record for name in self.names)
 
     def read(self, record: dict[str, Any], sink: Sink) -> None:
-        """Bring all that is left in `sink` from the holder with `record`. Raises TransferError."""
+        """Bring all that is left in `sink` from the holder with `record`. Raises TransferError; the transport that failed counts
+        for half as fast from then on, so that another one's turn comes."""
         usable = [t for t in self.transports if t.name in record]
         assert usable, (self.names, record)
         if len(usable) > 1:
@@ -54,7 +63,13 @@ class Choice:
                     self._time(transport, record, sink)
             usable.sort(key=lambda t: -self.speeds.get(t.name, 0.0))  # one may have been left nothing to be timed on
         if sink.left():
-            usable[0].read(record[usable[0].name], sink, sink.left())
+            name = usable[0].name
+            try:
+                usable[0].read(record[name], sink, sink.left())
+            except TransferError:
+                if name in self.speeds:
+                    self.speeds[name] /= 2
+                raise
 
     def _time(self, transport: Transport, record: dict[str, Any], sink: Sink) -> None:
         entries: list[Entry] = []
