@@ -30,6 +30,7 @@ SETTINGS = [
     "warmup.steps=2", "warmup.batch_size=8", "algo.iterations=999", "algo.prompts_per_iteration=4", "algo.samples_per_prompt=2",
     "algo.minibatches=1", "eval.size=4", "eval.every=999", "save.every=999", "data.train_size=100", "sampler=uniform",
     "rollout.max_response_tokens=24", "rollout.budget_tokens=24", "rollout.repetition.enabled=false", "log.tensorboard=false",
+    "save.export_hf=false",
 ]  # fmt: skip
 
 
@@ -120,9 +121,8 @@ def faulty(tmp_path_factory):
         run.until(lambda: run.rows()[-1]["version"] > version, f"an iteration after that with version {version}")
         seen["agent"] = kill_in_hand_off(cluster, run.job, "f3", "pull", "agent")
         seen["end"] = cluster.wait_job(run.job, timeout=120)
-        seen["left"] = cluster.run(
-            "srun", "-N3", "bash", "-c", "pgrep -af '[k]15.runs|[v]llm.entry|[e]tcd --name=k15'; true"
-        ).strip()
+        look = "pgrep -af '[k]15.runs|[v]llm.entry|[V]LLM::|[e]tcd --name=k15'; true"
+        seen["left"] = cluster.run("srun", f"-N{NODES}", "bash", "-c", look).strip()
         yield run, seen
     finally:
         cluster.down()
