@@ -46,6 +46,7 @@ MIXED = (
     Job(["python3", "-c", _ORPHANS + "raise SystemExit(3)"], limits=SMALL),
     Job(["python3", "main.py"], files={"main.py": b"open('kept', 'w').write(input())"}, stdin=b"x\n", keep=["kept"]),
 )
+NAPS = (Job(["sleep", "0.5"]), Job(["python3", "-c", "import time; time.sleep(0.5)"]))
 
 
 def main(words: list[str] | None = None) -> int:
@@ -84,7 +85,8 @@ def main(words: list[str] | None = None) -> int:
 def soak(backend: Backend, runs: int) -> dict[str, object]:
     """`runs` mixed jobs from as many threads as cores. `left_while_open`: what they left while the backend is still open."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(backend.run, MIXED * 2))  # what is made once and kept: slots, the warm interpreter
+        for made in (*MIXED, *NAPS):  # what is made once for each that runs at once, and kept: slots, what waits, interpreters
+            list(pool.map(backend.run, [made] * len(os.sched_getaffinity(0))))
         before, started, memory = snapshot(), time.monotonic(), psutil.Process().memory_info().rss
         failures: set[str] = set()
         jobs = iter(MIXED[i % len(MIXED)] for i in range(runs))
@@ -116,8 +118,14 @@ def snapshot() -> dict[str, set[str]]:
         "cache": {str(p) for d in ("bin", "sessions") for p in (cache_root() / d).rglob("*")},
         "descriptors": {f"{n} {_link(n)}" for n in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{n}")},
         "threads": {t.name for t in threading.enumerate() if not t.name.startswith("ThreadPoolExecutor")},
-        "shared_memory": set(Path("/proc/sysvipc/shm").read_text().splitlines()[1:]),
+        "shared_memory": {s for s in Path("/proc/sysvipc/shm").read_text().splitlines()[1:] if not _of_others(s, children)},
     }  # fmt: skip
+
+
+def _of_others(segment: str, children: set[int]) -> bool:
+    """Whether a segment of SysV shared memory was made or last attached by a process that lives and is none of ours."""
+    pids = {int(word) for word in segment.split()[4:6]}
+    return any(psutil.pid_exists(pid) for pid in pids - children - {os.getpid(), 0})
 
 
 def _link(number: str) -> str:
