@@ -27,10 +27,12 @@ from k15.launch.processes import run_all
 from k15.launch.sbatch import fabric_lines
 from k15.launch.status import QUEUED
 from k15.launch.submit import ENVIRONMENT, POINT, NodeCommand, node_command
+from k15.log.metrics import read_metrics
 from k15.log.sweep import Sweep, SweepPoint, is_finished, is_sweep, read_sweep
 
 POLL_S = 3.0
 COMPLETED = "COMPLETED"
+VALUES = ("eval_greedy_accuracy", "eval_sampled_accuracy", "eval_loss")  # what a sweeper that searches is told of a point
 FREE = ("cluster", "log", "save")  # settings in which a second call may differ
 
 
@@ -67,7 +69,10 @@ class _Resuming(ABC):
         _say(sweep, folder, bad)
         if bad:
             raise SystemExit(REQUEUE if set(bad.values()) == {"saved"} else 1)
-        return [JobReturn(overrides=p.overrides, status=JobStatus.COMPLETED, _return_value=0) for p in here.values()]
+        return [
+            JobReturn(overrides=p.overrides, status=JobStatus.COMPLETED, _return_value=value_of(folder / p.folder))
+            for p in here.values()
+        ]
 
     def _point(self, overrides: list[str], number: int) -> SweepPoint:
         """With the folder that hydra.sweep.subdir gives it."""
@@ -80,6 +85,14 @@ class _Resuming(ABC):
     @abstractmethod
     def run_points(self, sweep: Sweep, folder: Path, todo: Mapping[int, SweepPoint]) -> dict[int, str]:
         """Run points `todo` to their ends; the end of each: COMPLETED, or what happened instead."""
+
+
+def value_of(point: Path) -> float | None:
+    """The last value of the first of VALUES that a point's metrics have; None (which sweepers that search refuse) for none."""
+    path = point / "metrics.jsonl"
+    rows = read_metrics(path) if path.is_file() else []
+    name = next((v for v in VALUES if any(v in row for row in rows)), None)
+    return next((float(row[name]) for row in reversed(rows) if name in row), None)
 
 
 def _take(sweep: Sweep, here: dict[int, SweepPoint], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Points of a sweep as processes: so many at once, every end is told, and the signal to save reaches each of them."""
 
+import json
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from k15.cli import _points
 from k15.config.compose import compose_run
 from k15.config.words import quoted
 from k15.launch.processes import run_all
-from k15.launch.sweep import typed_again
+from k15.launch.sweep import typed_again, value_of
 
 
 def python(code: str) -> list[str]:
@@ -57,3 +58,11 @@ def test_a_point_gets_the_text_that_was_typed() -> None:
         assert again[0] == typed
         cfg = compose_run(quoted(again))
         assert cfg.reward.template == "\\boxed{ANSWER}" and cfg.name == cfg.data.kind
+
+
+def test_a_sweeper_that_searches_is_told_the_last_held_out_value(tmp_path: Path) -> None:
+    assert value_of(tmp_path) is None
+    rows = [{"iteration": 0, "eval_greedy_accuracy": 0.25, "eval_loss": 3.0}, {"iteration": 1, "eval_greedy_accuracy": 0.5},
+            {"iteration": 2, "loss": 1.0}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert value_of(tmp_path) == 0.5
