@@ -21,6 +21,7 @@ class FieldsConfig:
     id: str = "id"
     domain: str = "domain"
     discipline: str | None = None
+    evaluation_prompt: str | None = None  # of the evaluation files, to which none of the others applies
 
 
 @dataclass

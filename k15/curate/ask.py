@@ -22,8 +22,8 @@ TAG_TOKENS = 32
 
 Ask = Callable[[str, int, float, int], Awaitable[str | None]]
 """(prompt, seed, temperature, maximum tokens) -> the text as far as it went; None where there is none."""
-Shown = Callable[[int, int], None]
-"""Called with (done, all) as answers come."""
+Shown = Callable[[], object]
+"""Called for each of the different texts that is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,9 @@ async def responses(
     texts: Sequence[str], how: Asked, ask: Ask, journal: Journal, *, seed: int, model: str, concurrency: int, shown: Shown
 ) -> list[list[str]]:
     """`how.n` responses to each text, in order; "" for none. Seeds follow from `seed`, the text and the sample's number."""
-    gate, done = asyncio.Semaphore(concurrency), 0
+    gate = asyncio.Semaphore(concurrency)
 
     async def one(text: str) -> list[str]:
-        nonlocal done
         facts = (how.name, how.n, how.temperature, how.max_tokens, how.suffix, model, seed, text)
         key = f"{how.name}/{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
         known = journal.get(key)
@@ -59,8 +58,7 @@ async def responses(
 
             known = list(await asyncio.gather(*(sample(s) for s in seeds)))
             journal.put(key, known)
-        done += 1
-        shown(done, len(texts))
+        shown()
         return known
 
     unique = list(dict.fromkeys(texts))  # equal texts are asked once

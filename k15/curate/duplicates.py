@@ -2,7 +2,8 @@
 
 Texts are compared as words and operators, in lower case and without punctuation. MinHash (datasketch) proposes near pairs, the
 Jaccard similarity of their 3-grams decides, so that what is reported does not depend on luck. Numbers are words: problems made
-from one template with other numbers have other answers, and are two problems.
+from one template with other numbers have other answers, and are two problems. Chinese and Japanese have no spaces: each of
+their characters is a word.
 """
 
 import re
@@ -13,8 +14,12 @@ from k15.errors import ConfigError
 
 PERMUTATIONS = 128
 GRAM = 3
-_WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(r"[^\W_]+|[-+*/^=<>!%]")  # 17-5 is not 17+5
+_HAN = (  # and kana
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[^\W_{_HAN}]+|[{_HAN}]")
+_TOKEN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>!%]")  # 17-5 is not 17+5
 
 
 def words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from k15.config.curate import CurateConfig
 from k15.curate.duplicates import contaminated, duplicates
 from k15.curate.funnel import Funnel, lost
 from k15.curate.kinds import multiple_choice, proof, true_false
-from k15.curate.rows import BadRow, Row, read
+from k15.curate.rows import BadRow, Row, read, read_held_out
 from k15.errors import DataError
 from k15.log import get_logger
 from k15.reward.hacking import leaks_answer
@@ -94,9 +94,10 @@ def without_evaluation(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -
     """Nothing that an evaluation set holds. Bad rows of evaluation sets are fatal: they could hide a problem."""
     held: list[Row] = []
     for source in cfg.evaluation:
-        for row in read(source, cfg.fields):
+        for row in read_held_out(source, cfg.fields.evaluation_prompt):
             if isinstance(row, BadRow):
-                raise DataError(f"{row.where}: {row.reason}. Evaluation sets must be whole; correct the row.")
+                raise DataError(f"{row.where}: {row.reason}. Evaluation sets must be whole; correct the row, or name the column "
+                                "of the problems: fields.evaluation_prompt=NAME.")  # fmt: skip
             held.append(row)
     found = contaminated(rows, held, cfg.filters.contamination, cfg.filters.contamination_ngram, cfg.seed) if held else {}
     kinds = {"is like": "near", "shares": "words in a row"}

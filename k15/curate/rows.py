@@ -1,20 +1,24 @@
 """Rows of JSONL, Parquet and Hugging Face datasets, whatever their columns are called, as prompts with an address.
 
 A prompt is the first of PROMPT that a row has, an answer the first of ANSWER. An answer that is a worked solution is reduced
-to what its last `####` or \\boxed{} marks, so GSM8K and MATH can be read as they are published.
+to what its last `####` or \\boxed{} marks, so GSM8K and MATH can be read as they are published. A JSON object of tests
+(`k15.reward.code`) makes a row `code`, and a row of that domain needs one. NaN is a value that is missing.
 """
 
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.config.curate import FieldsConfig
+from k15.data.jsonl import TOO_DEEP, check_characters, json_object, not_a_value
 from k15.data.store import content_id
-from k15.errors import ConfigError, DataError
+from k15.errors import ConfigError, DataError, K15Error
 from k15.reward.answer import BOXED, extract
+from k15.reward.code import check_answer
 
 PROMPT = ("prompt", "question", "problem", "text")
 ANSWER = ("answer", "solution", "reference_answer", "final_answer")
@@ -54,10 +58,41 @@ class BadRow:
 def read(source: str, fields: FieldsConfig) -> Iterator[Row | BadRow]:
     """All rows of a file (.jsonl, .jsonl.gz, .parquet), of a folder of `Dataset.save_to_disk`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
-    Raises DataError for a source that is not there or of no known kind, ConfigError where a package is missing.
+    Raises DataError for a source that is not there, damaged or of no known kind, ConfigError where a package is missing.
     """
-    for where, raw in _records(source):
-        yield raw if isinstance(raw, BadRow) else _row(where, raw, fields)
+    return _read(source, lambda where, raw: _row(where, raw, fields))
+
+
+def read_held_out(source: str, prompt: str | None) -> Iterator[Row | BadRow]:
+    """The problems of an evaluation set, of which only the text is used: its rows need no answer. `prompt`: their column,
+    None for the first of PROMPT. Raises as `read`."""
+
+    def problem(where: str, raw: Mapping) -> Row | BadRow:
+        name, text = _pick(raw, prompt, PROMPT)
+        if not isinstance(text, str) or not text.strip():
+            return BadRow(where, _missing("prompt", prompt, name, PROMPT, raw))
+        return Row(where, where, text.strip(), "", "evaluation")
+
+    return _read(source, problem)
+
+
+def _read(source: str, parse: Callable[[str, Mapping], Row | BadRow]) -> Iterator[Row | BadRow]:
+    for where, raw in _whole(source):
+        try:
+            yield raw if isinstance(raw, BadRow) else parse(where, raw)
+        except (DataError, RecursionError) as error:
+            yield BadRow(where, str(error).removesuffix(".") if isinstance(error, DataError) else TOO_DEEP)
+
+
+def _whole(source: str) -> Iterator[tuple[str, Mapping | BadRow]]:
+    """The records; what gzip, pyarrow and datasets raise for a damaged file is a DataError with its path."""
+    try:
+        yield from _records(source)
+    except K15Error:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, zlib.error) as error:
+        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        raise DataError(f"{source} cannot be read, it may be damaged ({said}); make or copy it again.") from error
 
 
 def _records(source: str) -> Iterator[tuple[str, Mapping | BadRow]]:
@@ -85,10 +120,12 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping | BadRow]]:
             if not line.strip():
                 continue
             try:
-                raw = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                raw = BadRow(where, f"not JSON in UTF-8 ({error})")
-            yield where, raw if isinstance(raw, dict | BadRow) else BadRow(where, f"a {type(raw).__name__}, not an object")
+                raw = json_object(line)
+            except DataError as error:
+                raw = BadRow(where, str(error))
+            except RecursionError:
+                raw = BadRow(where, TOO_DEEP)
+            yield where, raw
 
 
 def _parquet(path: Path) -> Iterator[Mapping]:
@@ -122,38 +159,70 @@ def _package(name: str):
 
 
 def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
-    """A bad row says which field is missing or wrong."""
+    """A bad row says which field is missing or wrong. Raises DataError and RecursionError for some of them."""
     prompt_field, text = _pick(raw, fields.prompt, PROMPT)
     if not isinstance(text, str) or not text.strip():
         return BadRow(where, _missing("prompt", fields.prompt, prompt_field, PROMPT, raw))
-    answer_field, answer = _pick(raw, fields.answer, ANSWER)
+    answer_field, given = _pick(raw, fields.answer, ANSWER)
     choices = tuple(map(str, next((raw[n] for n in CHOICES if isinstance(raw.get(n), list | tuple)), ())))
-    answer = _final(answer, worked=answer_field == "solution")
+    domain, answer = _answer(given, raw.get(fields.domain), worked=answer_field == "solution")
     if answer is None:
         return BadRow(where, _missing("answer", fields.answer, answer_field, ANSWER, raw))
-    domain = raw.get(fields.domain)
-    domain = domain if isinstance(domain, str) and domain else "code" if answer.startswith("{") else "math"
-    identity = raw.get(fields.id)
+    identity = raw.get(fields.id) if _there(raw.get(fields.id)) else None
     if isinstance(identity, bool) or not isinstance(identity, str | int | None):
         return BadRow(where, f"field `{fields.id}` is {identity!r}; an id is a text or a whole number")
-    _, discipline = _pick(raw, fields.discipline, DISCIPLINE)
+    discipline_field, discipline = _pick(raw, fields.discipline, DISCIPLINE)
+    tests = json.loads(answer) if domain == "code" else answer  # with what its escapes mean
+    for name, value in ((prompt_field, text), (answer_field, tests), (fields.domain, domain), (fields.id, identity),
+                        (discipline_field, discipline)):  # fmt: skip
+        check_characters(str(name), value)
     used = {prompt_field, answer_field, fields.domain, fields.id, *CHOICES}
     return Row(
-        where, str(identity) if identity not in (None, "") else content_id(text, answer, domain), text.strip(), answer, domain,
-        discipline if isinstance(discipline, str) and discipline else None, choices,
+        where, str(identity) if identity is not None else content_id(text, answer, domain), text.strip(), answer, domain,
+        discipline if isinstance(discipline, str) else None, choices,
         {k: v for k, v in raw.items() if k not in used and isinstance(v, str | int | float | bool)},
     )  # fmt: skip
 
 
+def _there(value: object) -> bool:
+    return value not in (None, "") and not not_a_value(value)
+
+
 def _pick(raw: Mapping, given: str | None, names: Sequence[str]) -> tuple[str | None, object]:
-    name = given if given is not None else next((n for n in names if raw.get(n) not in (None, "")), None)
-    return name, raw.get(name) if name is not None else None
+    name = given if given is not None else next((n for n in names if _there(raw.get(n))), None)
+    return name, raw[name] if name is not None and _there(raw.get(name)) else None
+
+
+def _answer(given: object, domain: object, worked: bool) -> tuple[str, str | None]:
+    """(domain, answer). Raises DataError for an object, or a row of the domain `code`, without tests that can be run."""
+    named = domain if isinstance(domain, str) and domain else None
+    text = _json(given) if isinstance(given, dict) else str(given).strip()
+    if given is not None and (named == "code" or (named is None and (isinstance(given, dict) or _holds_tests(text)))):
+        if named is None and not _holds_tests(text):
+            raise DataError("the answer is an object without `tests` or `harness`, which is neither code nor mathematics")
+        check_answer(text)
+        return "code", text
+    return named if named is not None else "math", text if isinstance(given, dict) else _final(given, worked)
+
+
+def _holds_tests(text: str) -> bool:
+    """Is the text a JSON object of tests? `{1, 2}` and `{3\\over 4}` are answers of mathematics."""
+    try:
+        found = json.loads(text) if text.startswith("{") else None
+    except ValueError:
+        return False
+    return isinstance(found, dict) and not found.keys().isdisjoint(("tests", "harness"))
+
+
+def _json(answer: Mapping) -> str:
+    try:
+        return json.dumps(answer)
+    except TypeError as error:  # Parquet has dates and bytes
+        raise DataError(f"the answer is an object that is no JSON ({error})") from error
 
 
 def _final(answer: object, worked: bool) -> str | None:
     """The final answer; of a text with a marker what the marker names. None where there is none."""
-    if isinstance(answer, dict):
-        return json.dumps(answer)
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return None
     text = str(answer).strip()
@@ -162,7 +231,8 @@ def _final(answer: object, worked: bool) -> str | None:
 
 
 def _missing(what: str, given: str | None, found: str | None, names: Sequence[str], raw: Mapping) -> str:
-    if found is not None and raw.get(found) not in (None, ""):
+    if found is not None and _there(raw.get(found)):
         return f"field `{found}` holds no {what} (a text; of a worked solution the last #### or \\boxed{{}} counts)"
     wanted = f"`{given}`" if given is not None else " or ".join(f"`{n}`" for n in names)
-    return f"no {what}: field {wanted} is missing or empty; the row has {', '.join(sorted(map(str, raw)))[:200]}"
+    has = ", ".join(sorted(map(str, raw)))[:200].encode(errors="backslashreplace").decode()
+    return f"no {what}: field {wanted} is missing, empty or NaN; the row has {has}"

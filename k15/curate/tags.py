@@ -49,6 +49,8 @@ _WORDS: dict[str, str] = {
 """Words that tell a discipline, as alternatives of a regular expression."""
 _FIND = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", re.IGNORECASE) for name, pattern in _WORDS.items()}
 DISCIPLINES = (*_WORDS, "programming", "other")
+_NAMES = {name: re.compile(rf"(?<![a-z]){name}s?(?![a-z])") for name in DISCIPLINES[:-1]}
+_NAMES["other"] = re.compile(r"(?:^|[^\w\s])\s*other(?=\s*(?:[^\w\s]|$))")
 
 
 def discipline(row: Row) -> str:
@@ -71,11 +73,12 @@ def tag_prompt(text: str) -> str:
 
 
 def named(response: str) -> str | None:
-    """The discipline that a model's response names last, None where it names none."""
-    said = response.lower()
-    places = {name: said.rfind(name) for name in DISCIPLINES}
-    best = max(places, key=lambda name: (places[name], len(name)))
-    return best if places[best] >= 0 else None
+    """The discipline that a model's response names last, None where it names none. Whole words count, and `other` by itself or
+    where it is all there is: "Algebra; no other fits" is algebra."""
+    said = " ".join(response.lower().replace("&", " and ").replace("pre-calculus", "precalculus").split())
+    ends = {name: max((m.end() for m in find.finditer(said)), default=-1) for name, find in _NAMES.items()}
+    best = max(ends, key=lambda name: ends[name])
+    return best if ends[best] >= 0 else "other" if re.search(r"\bother\b", said) else None
 
 
 def balanced(tags: Sequence[str], size: int, seed: int) -> list[int]:

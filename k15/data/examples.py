@@ -6,7 +6,6 @@
 """
 
 import hashlib
-import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from k15.data.chat import answer, conversation
+from k15.data.jsonl import TOO_DEEP, json_object, text_field
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError
 from k15.log import get_logger
@@ -86,9 +86,9 @@ def read_examples(
 
     def parse(row: dict) -> Sample:
         if "text" in row and not {"messages", "prompt", "response"} & set(row):
-            return plain(text(row, "text"), tokenizer)
+            return plain(text_field(row, "text"), tokenizer)
         if "messages" not in row:
-            return answer(text(row, "prompt"), text(row, "response"), tokenizer)
+            return answer(text_field(row, "prompt"), text_field(row, "response"), tokenizer)
         if not isinstance(row["messages"], list) or not all(isinstance(m, dict) for m in row["messages"]):
             raise DataError("`messages` must be a list of objects with `role` and `content`")
         if not tokenizer.chat:
@@ -129,10 +129,13 @@ def read_pairs(
     """(chosen, rejected) of a file of preferences; at most the first `limit`. Raises DataError with path and line."""
 
     def parse(row: dict) -> tuple[Sample, Sample]:
-        prompt, chosen, rejected = (text(row, key) for key in ("prompt", "chosen", "rejected"))
+        prompt, chosen, rejected = (text_field(row, key) for key in ("prompt", "chosen", "rejected"))
+        whole = row.get("rejected_whole", True)  # one that was cut off has no end: its log-prob must not hold one
+        if not isinstance(whole, bool):
+            raise DataError(f"`rejected_whole` is {whole!r}; it must be true or false (was the answer cut off?)")
         if chosen == rejected:
             raise DataError("`chosen` and `rejected` are the same text, so there is nothing to prefer")
-        return answer(prompt, chosen, tokenizer), answer(prompt, rejected, tokenizer)
+        return answer(prompt, chosen, tokenizer), answer(prompt, rejected, tokenizer, whole)
 
     return read_rows(path, parse, on_bad_row, limit)
 
@@ -148,9 +151,9 @@ def read_rows(path: str | Path, parse: Callable[[dict], Row], on_bad_row: str, l
             if not raw.strip():
                 continue
             try:
-                row = parse(_object(raw))
-            except DataError as error:
-                message = f"{path}:{number}: {error}"
+                row = parse(json_object(raw))
+            except (DataError, RecursionError) as error:
+                message = f"{path}:{number}: {error if isinstance(error, DataError) else TOO_DEEP}"
                 if on_bad_row == "error":
                     raise DataError(f"{message}. Or leave such rows out with data.on_bad_row=skip.") from None
                 skipped += 1
@@ -163,24 +166,3 @@ def read_rows(path: str | Path, parse: Callable[[dict], Row], on_bad_row: str, l
         log.warning("%s: %d bad rows skipped, %d kept", path, skipped, kept)
     if not kept:
         raise DataError(f"{path} has no usable row; each line must be a JSON object.")
-
-
-def _object(raw: bytes) -> dict:
-    try:
-        row = json.loads(raw.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON in UTF-8 ({error})") from None
-    if not isinstance(row, dict):
-        raise DataError(f"a {type(row).__name__}, but each line must be an object")
-    return row
-
-
-def text(row: dict, name: str) -> str:
-    """A field that must be a text that is not empty. Raises DataError."""
-    value = row.get(name)
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(f"field `{name}` holds half a character (a lone surrogate), which no tokenizer takes; mend the text")
-    if not isinstance(value, str) or not value.strip():
-        state = "is missing" if name not in row else f"is {value!r}"
-        raise DataError(f"field `{name}` {state}; it must be a text that is not empty (fields: {', '.join(sorted(row))})")
-    return value

@@ -6,13 +6,14 @@ A JSONL row has `prompt` and `answer`, and optionally `domain`, `difficulty` and
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from k15.config.schema import DataConfig
 from k15.data.arithmetic import make_problems
+from k15.data.jsonl import TOO_DEEP, check_characters, json_object, not_a_value, text_field
 from k15.data.versions import prompts_file
 from k15.errors import ConfigError, DataError, unknown_name
 from k15.log import get_logger
@@ -74,20 +75,22 @@ def load_prompts(path: str | Path, on_bad_row: str = "error", check: RowCheck | 
     skipped = 0
     for number, raw in _lines(path):
         try:
-            prompt = _prompt(_decoded(raw, path, number), f"{path}:{number}")
+            prompt = _prompt(json_object(raw))
             if prompt.id in found:
                 raise DataError(
-                    f"{path}:{number}: field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids "
-                    "must be unique (rows without an id are named by their content, so this may be the same row twice)."
+                    f"field `id`: {prompt.id!r} was used on line {found[prompt.id][1]} already; ids must be unique (rows "
+                    "without an id are named by their content, so this may be the same row twice)."
                 )
-            _check(prompt, check, f"{path}:{number}")
+            if check is not None:
+                check(prompt)
             found[prompt.id] = (prompt, number)
-        except DataError as error:
+        except (DataError, RecursionError) as error:
+            said = f"{path}:{number}: {error if isinstance(error, DataError) else TOO_DEEP}"
             if on_bad_row == "error":
-                raise DataError(f"{error} Or leave such rows out with data.on_bad_row=skip.") from None
+                raise DataError(f"{said.removesuffix('.')}. Or leave such rows out with data.on_bad_row=skip.") from None
             skipped += 1
             if skipped <= _LOGGED_ROWS:
-                log.warning("skipped: %s", error)
+                log.warning("skipped: %s", said)
     if skipped:
         log.warning("%s: %d bad rows skipped, %d prompts kept", path, skipped, len(found))
     if not found:
@@ -101,65 +104,34 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from ((number, raw) for number, raw in enumerate(file, 1) if raw.strip())
 
 
-def _decoded(raw: bytes, path: Path, number: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}:{number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file to UTF-8.") from None
-
-
-def _check(prompt: Prompt, check: RowCheck | None, where: str) -> None:
-    if check is not None:
-        try:
-            check(prompt)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-
-
-def _prompt(line: str, where: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as e:
-        raise DataError(f"{where}: not JSON ({e}); one object a line is needed.") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a {type(row).__name__}, but each line must be an object with `prompt` and `answer`.")
-    text = _text(row, "prompt", where)
-    answer = row.get("answer")
-    if isinstance(answer, (int, float, dict)) and not isinstance(answer, bool):  # an object: tests of a code problem
-        row = {**row, "answer": json.dumps(answer)}
-    answer = _text(row, "answer", where)
-    domain = _text(row, "domain", where) if row.get("domain") is not None else "math"
+def _prompt(row: dict[str, object]) -> Prompt:
+    text = text_field(row, "prompt")
+    given = row.get("answer")
+    check_characters("answer", given)
+    if isinstance(given, int | float | dict) and not isinstance(given, bool) and not not_a_value(given):
+        row = {**row, "answer": json.dumps(given)}  # an object: tests of a code problem
+    answer = text_field(row, "answer")
+    domain = text_field(row, "domain") if row.get("domain") is not None else "math"
     identity = row.get("id")
-    if identity is not None and (isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == ""):
-        raise DataError(f"{where}: field `id` is {identity!r}; it must be a text or a whole number, or be left out.")
+    check_characters("id", identity)
+    if identity is not None and (isinstance(identity, bool) or not isinstance(identity, str | int) or identity == ""):
+        raise DataError(f"field `id` is {identity!r}; it must be a text or a whole number, or be left out.")
     known = {"prompt", "answer", "domain", "difficulty", "id"}
     return Prompt(
         id=str(identity) if identity is not None else content_id(text, answer, domain),
         text=text,
         answer=answer,
         domain=domain,
-        difficulty=_difficulty(row.get("difficulty"), where),
+        difficulty=_difficulty(row.get("difficulty")),
         meta={k: v for k, v in row.items() if k not in known},
     )
 
 
-def _text(row: dict, name: str, where: str) -> str:
-    value = row.get(name)
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(
-            f"{where}: field `{name}` holds half a character (a lone surrogate), which no tokenizer takes; mend the text."
-        )
-    if not isinstance(value, str) or not value.strip():
-        state = "is missing" if name not in row else f"is {value!r}"
-        raise DataError(f"{where}: field `{name}` {state}; it must be a text that is not empty.")
-    return value
-
-
-def _difficulty(value: object, where: str) -> float | None:
+def _difficulty(value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(f"{where}: field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise DataError(f"field `difficulty` is {value!r}; it must be a number (higher is harder), or be left out.")
     return float(value)
 
 

@@ -7,7 +7,7 @@ whatever the size of the models.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,23 @@ MAY_DIFFER = {
     "torch_dtype",
     "dtype",
     "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "max_position_embeddings",
 }  # of config.json: no part of the shape
 log = get_logger("merge")
 
 
-def merge(dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] | None = None) -> Path:
+def merge(
+    dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] | None = None,
+    progress: Callable[[int], Callable[[], object]] | None = None,
+) -> Path:  # fmt: skip
     """Write sum_i w_i model_i to the folder `out`, which appears whole or not at all; w_i = weights[i] / sum(weights), or 1/n.
 
     Files, names and types are those of the first folder; sums are taken in fp32 (fp64 for fp64). Integer tensors must be
-    equal. An `out` that already is this merge of these very files is left as it is. Raises ConfigError and DataError, naming the
-    first difference.
+    equal. An `out` that already is this merge of these very files is left as it is. `progress` takes the number of tensors and
+    gives what is called after each. Raises ConfigError and DataError, naming the first difference.
     """
     folders, target = [Path(d) for d in dirs], Path(out)
     shares = check_weights(len(folders), weights)
@@ -49,6 +56,7 @@ def merge(dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] 
         log.info("%s is this merge already; nothing was done", target)
         return target
     models = check_folders(folders, target)
+    step = progress(len(models[0])) if progress is not None else lambda: None
     tmp = target.with_name(f".{target.name}.tmp{os.getpid()}")
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
@@ -57,7 +65,7 @@ def merge(dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] 
             if path.is_file() and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
                 shutil.copyfile(path, tmp / path.name)
         for file in weight_files(folders[0]):
-            _merge_file(file, tmp / file.name, models, shares)
+            _merge_file(file, tmp / file.name, models, shares, step)
         (tmp / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         tmp.rename(target)
     finally:
@@ -65,7 +73,9 @@ def merge(dirs: Sequence[str | Path], out: str | Path, weights: Sequence[float] 
     return target
 
 
-def _merge_file(source: Path, target: Path, models: Sequence[Mapping[str, Stored]], shares: Sequence[float]) -> None:
+def _merge_file(
+    source: Path, target: Path, models: Sequence[Mapping[str, Stored]], shares: Sequence[float], step: Callable[[], object]
+) -> None:
     """One file of the first folder, with its header, its tensors averaged over all models."""
     header, tensors = read_header(source)
     with target.open("wb") as out:
@@ -75,6 +85,7 @@ def _merge_file(source: Path, target: Path, models: Sequence[Mapping[str, Stored
             for start, count in first.pieces(PIECE):
                 piece = _average(name, [m[name] for m in models], shares, start, count)
                 out.write(memoryview(piece.view(torch.uint8).numpy()))
+            step()
         out.flush()
         os.fsync(out.fileno())
 
@@ -147,7 +158,7 @@ def _json(path: Path) -> Any:
 
 def _config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
     for key in sorted((a.keys() | b.keys()) - MAY_DIFFER):
-        if a.get(key) != b.get(key):
+        if (a.get(key) or None) != (b.get(key) or None):  # absent, null and false say the same
             return f"`{key}` of config.json is {a.get(key)!r} in the one and {b.get(key)!r} in the other"
     return None
 

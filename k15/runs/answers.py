@@ -19,6 +19,7 @@ from k15.config.hf import fingerprint
 from k15.data.store import check_prompt_lengths, load_datasets
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import ConfigError
+from k15.eval.progress import Bar
 from k15.log import get_logger
 from k15.log.files import atomic_write
 from k15.log.journal import Journal
@@ -42,15 +43,18 @@ def check_prompts(cfg: AnswersConfig, nodes: int) -> list[Prompt]:
     if nodes != 1:
         raise ConfigError(f"this works on one node, but there are {nodes}; set cluster.nodes=1.")
     check_rewards(cfg.reward)
-    prompts = load_datasets(cfg.data, cfg.seed)[0][: cfg.limit]
-    check_domains(prompts)
+    tokenizer = load_tokenizer(cfg.model.path, chat=cfg.model.chat)  # type: ignore[arg-type]
+    room = cfg.model.max_context_tokens - cfg.rollout.max_response_tokens
+
+    def usable(prompt: Prompt) -> None:
+        check_domains([prompt])
+        check_prompt_lengths([replace(prompt, text=prompt.text + cfg.suffix)], tokenizer, room)
+
+    prompts = load_datasets(cfg.data, cfg.seed, usable)[0][: cfg.limit]
     if cfg.sandbox.url is None and any(p.domain == "code" for p in prompts):
         raise ConfigError("the prompts ask for code, which needs a running sandbox: sandbox.url=http://... (k15 sandbox serve).")
     if cfg.sandbox.url is not None:
         Access.of(cfg.sandbox.url, cfg.sandbox.token_file)
-    tokenizer = load_tokenizer(cfg.model.path, chat=cfg.model.chat)  # type: ignore[arg-type]
-    asked = [replace(p, text=p.text + cfg.suffix) for p in prompts]
-    check_prompt_lengths(asked, tokenizer, cfg.model.max_context_tokens - cfg.rollout.max_response_tokens)
     return prompts
 
 
@@ -107,11 +111,13 @@ async def sample(
         times = cfg.rollout.request_timeout_s, cfg.rollout.silence_timeout_s
         clients = [EngineClient(url, token, session, *times) for url in urls]
         worker = RolloutWorker(clients, cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens)
+        bar = Bar("answers: prompts", sum(len(chunk) for _, chunk in todo), "tok")
         with Rewards(cfg.reward, cfg.seed) as rewards:
             for number, (key, chunk) in enumerate(todo, 1):
                 groups = await _answers(cfg, worker, rewards, tokenizer, chunk)
                 journal.put(key, [g.to_json() for g in groups])
                 right = fmean(a.correct for g in groups for a in g.answers)
+                bar.add(len(chunk), sum(a.length for g in groups for a in g.answers))
                 log.info("chunk %d of %d: %d prompts, %.0f %% of the answers right", number, len(todo), len(chunk), 100 * right)
 
 

@@ -30,6 +30,7 @@ from k15.curate.tags import balanced, discipline, tag_prompt
 from k15.data.tokenizer import load_tokenizer
 from k15.data.versions import PROMPTS, add_version
 from k15.errors import ConfigError, DataError
+from k15.eval.progress import Bar
 from k15.log import get_logger
 from k15.log.journal import Journal
 from k15.reward.judge import endpoint_ask, endpoint_key, engine_ask
@@ -163,17 +164,10 @@ def _engine(cfg: CurateConfig, run_dir: Path, stack: ExitStack) -> tuple[str, st
 async def _answers(
     cfg: CurateConfig, url: str, token: str, how: Asked, texts: Sequence[str], journal: Journal
 ) -> list[list[str]]:
-    reported = [0]
-
-    def shown(done: int, total: int) -> None:
-        if done == total or done - reported[0] >= max(1, total // 20):
-            reported[0] = done
-            log.info("%s: %d of %d prompts", how.name, done, total)
-
     async with _ask(cfg, url, token, how) as ask:
         return await asking.responses(
             texts, how, ask, journal, seed=cfg.seed, model=_model(cfg),
-            concurrency=cfg.engine.concurrency, shown=shown,
+            concurrency=cfg.engine.concurrency, shown=Bar(f"{how.name}: prompts", len(set(texts))).add,
         )  # fmt: skip
 
 

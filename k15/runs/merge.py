@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from k15.eval.progress import Bar
 from k15.log import get_logger
 
 
@@ -20,6 +21,6 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(list(words))
     from k15.long2short.merge import merge  # brings torch
 
-    out = merge(given.dirs, given.out, given.weights)
+    out = merge(given.dirs, given.out, given.weights, lambda tensors: Bar("merge: tensors", tensors).add)
     get_logger("merge").info("%s: the average of %d models", out, len(given.dirs))
     return 0

@@ -20,11 +20,12 @@ from k15.config.compose import compose_as, compose_run
 from k15.config.curate import CurateConfig, FieldsConfig
 from k15.curate.duplicates import duplicates, grams
 from k15.curate.kinds import multiple_choice, proof, true_false
-from k15.curate.rows import BadRow, Row, read
+from k15.curate.rows import BadRow, Row, read, read_held_out
 from k15.curate.tags import balanced, discipline, named
-from k15.data.store import load_datasets
+from k15.data.store import load_datasets, load_prompts
 from k15.data.versions import versions
 from k15.errors import DataError, EngineError
+from k15.reward.router import check_domains
 from k15.runs.curate import run
 
 DATA = os.environ.get("K15_DATA_DIR")
@@ -106,7 +107,7 @@ def test_rows_of_every_kind_of_source_are_the_same_rows(tmp_path: Path):
 
 BAD = {
     "{broken": "not JSON",
-    '"text"': "a str, not an object",
+    '"text"': "a str, but each line must be an object",
     '{"prompt": "1+1?"}': "no answer: field `answer` or `solution`",
     '{"prompt": " ", "answer": "2"}': "holds no prompt",
     '{"problem": "1?", "solution": "it is two"}': "of a worked solution the last",
@@ -125,6 +126,72 @@ def test_a_bad_row_is_named_by_its_line_and_fatal_or_skipped(line: str, tmp_path
     assert run(settings(tmp_path, sources=f"[{source}]", on_bad_row="skip")) == 0
     found = stages(tmp_path / "store" / "v1")["read"]
     assert found["left"] == 1 and found["dropped"] == 1 and found["examples"][0]["where"] == f"{source}:3"
+
+
+WORSE = {
+    "\ufeff[1]": "a list, but each line must be an object",
+    '{"prompt": "2+2?", "answer": NaN}': "field `answer` or `solution`",
+    '{"prompt": "2+2?", "final_answer": 1e999}': "is missing, empty or NaN",
+    '{"prompt": "2+2?", "answer": "a \\ud83d"}': "field `answer` holds half a character",
+    '{"problem": "\\ud83d?", "answer": "4"}': "field `problem` holds half a character",
+    '{"prompt": "2+2?", "answer": "4", "subject": "\\udc00"}': "field `subject` holds half a character",
+    '{"prompt": "2+2?", "answer": {"tests": [["\\ud83d", "1"]]}}': "not Unicode",
+    '{"prompt": "2+2?", "answer": {"harness": "x", "files": {"a": "\\ud83d"}}}': "not Unicode",
+    '{"prompt": "2+2?", "\\ud83d": "4"}': "no answer: field `answer`",
+    '{"prompt": "add", "answer": "{1, 2}", "domain": "code"}': "the answer of a code prompt is not JSON",
+    '{"prompt": "add", "answer": {"a": 1}}': "an object without `tests` or `harness`",
+    '{"prompt": "add", "answer": "{\\"tests\\": 3}"}': "`tests` must be a list",
+    '{"prompt": "2+2?", "answer": ' + "9" * 5000 + "}": "not JSON (Exceeds the limit",
+    '{"prompt": "2+2?", "answer": ' + "[" * 9000 + "]" * 9000 + "}": "nested too deeply",
+    '{"prompt": "2+2?", "domain": "code", "answer": "' + "[" * 9000 + "]" * 9000 + '"}': "nested too deeply",
+}
+
+
+def test_what_cannot_be_written_or_judged_in_the_end_is_a_bad_row_in_the_beginning(tmp_path: Path):
+    source = write(tmp_path / "s.jsonl", [*WORSE, {"prompt": "1+1?", "answer": "2"}])
+    found = [row for row in read(source, FieldsConfig()) if isinstance(row, BadRow)]
+    assert [row.where for row in found] == [f"{source}:{n}" for n in range(1, len(WORSE) + 1)]
+    for row, says in zip(found, WORSE.values()):
+        assert says in row.reason and len(row.reason) < 400
+    assert run(settings(tmp_path, sources=f"[{source}]", on_bad_row="skip")) == 0
+    assert stages(tmp_path / "store" / "v1")["read"]["dropped"] == len(WORSE)
+    assert [p.answer for p in load_prompts(tmp_path / "store")] == ["2"]
+
+
+def test_braces_are_mathematics_and_an_object_of_tests_is_code(tmp_path: Path):
+    tests = {"tests": [["1 2", "\\boxed{3}"]], "language": "python"}
+    rows = [
+        {"prompt": "The set?", "answer": "{1, 2}"},
+        {"prompt": "Three quarters?", "answer": "{3\\over 4}"},
+        {"prompt": "No tests?", "answer": '{"a": 1}'},
+        {
+            "question": float("nan"),
+            "problem": "Nothing given?",
+            "answer": float("nan"),
+            "solution": "so \\boxed{5}",
+            "id": float("nan"),
+        },
+        {"prompt": "Add two numbers.", "answer": tests},
+        {"prompt": "Add some numbers.", "answer": json.dumps(tests), "domain": "code"},
+    ]
+    assert run(settings(tmp_path, sources=f"[{write(tmp_path / 's.jsonl', rows)}]")) == 0
+    made = load_prompts(tmp_path / "store", check=lambda p: check_domains([p]))
+    assert [(p.answer, p.domain) for p in made[:4]] == [(a, "math") for a in ("{1, 2}", "{3\\over 4}", '{"a": 1}', "5")]
+    assert [(json.loads(p.answer), p.domain) for p in made[4:]] == [(tests, "code")] * 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "cut.jsonl.gz", "a.parquet", "saved"])
+def test_a_damaged_source_is_named(name: str, tmp_path: Path):
+    if not name.endswith(".gz"):
+        pytest.importorskip("datasets")
+    path = tmp_path / name
+    if name == "saved":
+        path.mkdir()
+        (path / "state.json").write_text("{}")
+    else:
+        path.write_bytes(gzip.compress(os.urandom(4096))[:100] if name.startswith("cut") else b"no such file")
+    with pytest.raises(DataError, match=rf"{path} cannot be read"):
+        list(read(str(path), FieldsConfig()))
 
 
 @hypothesis_settings(deadline=None)
@@ -146,6 +213,33 @@ def test_numbers_and_answers_make_two_problems(tmp_path: Path):
     assert set(duplicates(rows, 0.8, 0)) == {2}
     sums = [row("Compute $17-5$.", "12"), row("Compute $17+5$.", "22"), row("$x^2+3x=4$?", "1"), row("$x^2-3x=4$?", "4")]
     assert not duplicates(sums, 0.8, 0)
+    han = "小明有三个苹果又买了四个问他现在一共有多少个苹果"
+    assert set(duplicates([row(han + "？"), row(han[:-1] + "梨？"), row("今天天气很好我们去公园散步吧？")], 0.8, 0)) == {1}
+    assert set(duplicates([row("りんごは全部でいくつありますか"), row("りんごは全部でいくつありますか。")], 0.8, 0)) == {1}
+
+
+DUCKS = "Say where the wild ducks go."
+EVALUATION = {
+    "exact": [
+        {"task_id": "HumanEval/0", "prompt": DUCKS, "test": "def check(f): pass"},
+        {"key": 1, "prompt": DUCKS, "instruction_id_list": ["x"], "kwargs": [{}]},
+        {"prompt": DUCKS, "tests": [["1", "2"]]},
+    ],
+    "words in a row": [{"prompt": "甲乙两人从相距一百千米的两地同时出发，相向而行，求何时相遇。"}],
+}
+
+
+@pytest.mark.parametrize("kind", EVALUATION)
+def test_evaluation_sets_need_no_answer_and_have_columns_of_their_own(kind: str, tmp_path: Path):
+    rows = [{"q": DUCKS.upper(), "a": "1"}, {"q": "已知甲乙两人从相距一百千米的两地同时出发，速度不同。", "a": "2"}]
+    asked = {"sources": f"[{write(tmp_path / 's.jsonl', rows)}]", "fields__prompt": "q", "fields__answer": "a"}
+    files = [write(tmp_path / f"e{n}.jsonl", [row]) for n, row in enumerate(EVALUATION[kind])]
+    assert run(settings(tmp_path, evaluation=f"[{','.join(files)}]", **asked)) == 0
+    assert stages(tmp_path / "store" / "v1")["contamination"]["reasons"] == {kind: 1}
+    own = write(tmp_path / "own.jsonl", [{"question_content": DUCKS, "text": "Else."}])
+    assert [r.text for column in (None, "question_content") for r in read_held_out(own, column)] == ["Else.", DUCKS]
+    with pytest.raises(DataError, match=r"own.jsonl:1: no prompt: field `x` is missing.*fields.evaluation_prompt=NAME"):
+        run(settings(tmp_path, evaluation=f"[{own}]", fields__evaluation_prompt="x", **asked))
 
 
 @hypothesis_settings(deadline=None)
@@ -158,11 +252,28 @@ def test_a_balanced_sample_is_as_even_as_can_be(tags: list[str], size: int, seed
     assert all(took[t] == have[t] or took[t] >= most - 1 for t in have)
 
 
-def test_tags_by_label_words_and_a_models_name():
+def test_tags_by_label_and_words():
     assert discipline(row("?", discipline="Counting & Probability")) == "counting and probability"
     assert discipline(row("Find the area of the triangle with perimeter 3.")) == "geometry"
     assert discipline(row("xyzzy")) == "other"
-    assert named("It could be algebra, but I say: Number Theory.") == "number theory" and named("none") is None
+
+
+NAMED = {
+    "It could be algebra, but I say: Number Theory.": "number theory",
+    "none": None,
+    "Precalculus": "precalculus",
+    "Not precalculus but **Calculus**.": "calculus",
+    "Counting & Probability": "counting and probability",
+    "Algebra; no other fits": "algebra",
+    "Not algebra, so: other.": "other",
+    "I would say it is other": "other",
+    "Another one, prealgebra": None,
+}
+
+
+@pytest.mark.parametrize("said", NAMED)
+def test_a_models_name_is_the_last_whole_one(said: str):
+    assert named(said) == NAMED[said]
 
 
 def test_versions_are_kept_and_never_changed(tmp_path: Path):

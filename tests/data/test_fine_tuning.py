@@ -72,6 +72,17 @@ def test_a_template_without_an_end_gets_one_and_one_that_forgets_is_refused(tmp_
     with pytest.raises(DataError, match=r"data.turns=last"):
         conversation(TURNS, forgetful)
     assert counted(conversation(TURNS, forgetful, "last"), forgetful) == "sum|4 $"
+    opens = tokenizer(tmp_path, CHATML.replace("'<s>assistant\\n'", "'<s>assistant\\n<think>'"))
+    with pytest.raises(DataError, match="Give rows of `prompt` and `response`"):
+        conversation(TURNS, opens, "last")
+
+
+def test_a_rejected_answer_that_was_cut_off_gets_no_end(tmp_path):
+    tok = tokenizer(tmp_path)
+    rows = [{"prompt": "1+1", "chosen": "2", "rejected": "1+1+1+1"} | more for more in ({}, {"rejected_whole": False})]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (chosen, whole), (_, cut) = read_pairs(tmp_path / "pairs.jsonl", tok)
+    assert [counted(s, tok) for s in (chosen, whole, cut)] == ["2$", "1+1+1+1$", "1+1+1+1"]
 
 
 def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
@@ -80,14 +91,16 @@ def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
     bad = ["{", "[1]", json.dumps({"prompt": "x"}),
            json.dumps({"messages": TURNS[:2]}), json.dumps({"messages": "x"}),
            json.dumps({"messages": [{"role": "human", "content": "x"}]}),
-           json.dumps({"prompt": " ", "response": "x"})]  # fmt: skip
+           json.dumps({"prompt": " ", "response": "x"}), '{"response": ' + "9" * 5000 + "}",
+           '{"response": ' + "[" * 9000 + "]" * 9000 + "}", '{"prompt": "x", "response": "\\ud83d"}']  # fmt: skip
     path.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1])]))
     assert len(list(read_examples(path, tok, on_bad_row="skip"))) == 2
     with pytest.raises(DataError, match=r"rows.jsonl:2: not JSON.*on_bad_row=skip"):
         list(read_examples(path, tok))
     for line, message in zip(
-        bad[1:], ("a list", "`response` is missing", "must end with", "must be a list", "'human'", "`prompt` is ' '")
-    ):
+        bad[1:], ("a list", "`response` is missing", "must end with", "must be a list", "'human'", "`prompt` is ' '",
+                  r"rows.jsonl:1: not JSON \(Exceeds", r"rows.jsonl:1: nested too deeply", "half a character"), strict=True,
+    ):  # fmt: skip
         path.write_text(line)
         with pytest.raises(DataError, match=message):
             list(read_examples(path, tok))

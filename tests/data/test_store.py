@@ -42,11 +42,17 @@ BAD = {
     '{"prompt": "x", "answer": "4", "difficulty": NaN}': "field `difficulty` is nan",
     '{"prompt": "x", "answer": "4", "id": [1]}': "field `id` is",
     '{"prompt": "x", "answer": "4", "domain": 3}': "field `domain` is 3",
+    '{"prompt": "x", "answer": "4", "difficulty": ' + "9" * 400 + "}": "field `difficulty` is 999",
+    '{"prompt": "x", "answer": NaN}': "field `answer` is nan",
+    '{"prompt": "x", "answer": -1e999}': "field `answer` is -inf",
+    '{"prompt": "x", "answer": ' + "9" * 5000 + "}": "not JSON (Exceeds the limit",
+    '{"prompt": "x", "answer": "4", "more": ' + "[" * 9000 + "]" * 9000 + "}": "nested too deeply",
+    '{"prompt": "x", "answer": {"tests": [["\\ud83d", "1"]]}}': "field `answer` holds half a character",
     GOOD: "was used on line 1 already",
 }
 
 
-@pytest.mark.parametrize(("row", "says"), BAD.items())
+@pytest.mark.parametrize(("row", "says"), BAD.items(), ids=[row[:50] for row in BAD])
 def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, caplog, row: str, says: str) -> None:
     file = tmp_path / "d.jsonl"
     file.write_text(f"{GOOD}\n\n{row}\n")
