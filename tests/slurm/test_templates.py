@@ -136,8 +136,8 @@ def write_rows(path: Path, *rows: dict) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-# What shows that a template's command has done its work, below the folder of the jobs. `rl` and `long2short` are checked only
-# here: they run in test_rl_on_slurm.py and test_scale.py.
+# What shows that a template's command has done its work, below the folder of the jobs. `rl` only checks its settings here, since
+# test_rl_on_slurm.py and test_scale.py run it; and so does `long2short`, which is `rl` with an experiment.
 DONE = {
     "sft": "runs/sft_tiny-*/hf/model.safetensors", "pretrain": "runs/pretrain_tiny-*/hf/model.safetensors",
     "dpo": "runs/dpo_tiny-*/hf/model.safetensors", "reward_model": "runs/reward_model-classic-*/spot_check.md",
