@@ -11,6 +11,7 @@ so that no held-out problem can be trained on, whatever the seeds and sizes.
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 
 from k15.data.families import ARITHMETIC, FAMILIES, TABLE, Numbers
@@ -22,6 +23,7 @@ MARK = "#"
 CHECK = "!"  # what follows is the last operation worked once more
 PRACTICE = 0.6  # of the warm-up comes first, with few guesses: skill in single steps is what takes long to learn
 STYLES = ("guess", "worked", "slip", "checked")
+_FOUR_ALIKE = re.compile(r"(.)\1{3}")
 EVAL_SHARE = 0.25  # of all problems there are; small families (one-digit sums) need a large share to be seen at all
 ALPHABET = (
     "0123456789+-*%()=,;:?" + MARK + " \n/.<>!"
@@ -105,7 +107,8 @@ def make_problems(n: int, seed: int, split: str = "train", families: Sequence[st
 
 def _slipped(step: Step, rng: random.Random) -> str:
     """The step with a wrong value, noticed (`?`) and done again."""
-    wrong = rng.choice([v for v in (step.value - 2, step.value - 1, step.value + 1, step.value + 2) if v >= 0])
+    near = (step.value - 2, step.value - 1, step.value + 1, step.value + 2)
+    wrong = rng.choice([v for v in near if v >= 0 and not _FOUR_ALIKE.search(str(v))])  # they would be taken for a repetition
     return f"{step.expr}={wrong}?{step.expr}={step.value}"
 
 

@@ -25,7 +25,12 @@ def conversation(messages: Sequence[Mapping[str, str]], tokenizer: TextTokenizer
     for index in answers if turns == "all" else answers[-1:]:
         prompt = tokenizer.render(messages[:index])
         whole = tokenizer.render(messages[: index + 1], generate=False)
-        if not (prompt.startswith(done) and whole.startswith(prompt)):
+        if not whole.startswith(prompt):
+            raise DataError(
+                "the chat template ends its question to the assistant with text that its rendered answers do not begin with (an "
+                "opened <think>, for example). Give rows of `prompt` and `response`, which are encoded as they are sampled"
+            )
+        if not prompt.startswith(done):
             raise DataError(
                 "the chat template writes a conversation differently once it goes on (it drops reasoning of earlier turns, for "
                 "example). Set data.turns=last, and give a row for each turn that is to be learned"
@@ -68,7 +73,7 @@ def _sample(pieces: Sequence[tuple[str, bool]], tokenizer: TextTokenizer) -> Sam
     return Sample(tuple(tokens), prompt_len, tuple(mask[prompt_len:]))
 
 
-def answer(prompt: str, response: str, tokenizer: TextTokenizer) -> Sample:
-    """A prompt and its response, as RL samples it: the response ends with the end token, and all of it counts."""
-    head, tail = tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)
+def answer(prompt: str, response: str, tokenizer: TextTokenizer, whole: bool = True) -> Sample:
+    """A prompt and its response, as RL samples it: a `whole` response ends with the end token, and all of it counts."""
+    head, tail = tokenizer.encode_prompt(prompt), tokenizer.encode_response(response, end=whole)
     return Sample(tuple(head + tail), len(head), (1,) * len(tail))

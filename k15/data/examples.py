@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from k15.data.chat import answer, conversation
-from k15.data.jsonl import TOO_DEEP, json_object, text_field
+from k15.data.jsonl import TOO_DEEP, check_characters, json_object, text_field
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError
 from k15.log import get_logger
@@ -91,6 +91,7 @@ def read_examples(
             return answer(text_field(row, "prompt"), text_field(row, "response"), tokenizer)
         if not isinstance(row["messages"], list) or not all(isinstance(m, dict) for m in row["messages"]):
             raise DataError("`messages` must be a list of objects with `role` and `content`")
+        check_characters("messages", {"messages": row["messages"]})
         if not tokenizer.chat:
             raise DataError("`messages` need the model's chat template; set model.chat=true")
         return conversation(row["messages"], tokenizer, turns)

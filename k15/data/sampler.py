@@ -6,7 +6,8 @@
 
 A success rate is smoothed and forgets: s_i = (S_i + prior_successes) / (T_i + prior_trials), where each new result
 first multiplies S_i and T_i by `decay`. Hard means s_i <= hard_pass_rate; a prompt that was never tried is judged by
-its label (at least the median difficulty), and is hard where it has none.
+its measured pass rate (`meta.pass_rate`, as curation writes it), else by its label (at least the median difficulty), and is hard
+where it has neither.
 """
 
 import json
@@ -38,7 +39,7 @@ class PromptSampler:
         self._calls = 0
         self._successes = np.zeros(len(prompts))  # S_i, decayed
         self._trials = np.zeros(len(prompts))  # T_i, decayed
-        self._labelled_easy = _labelled_easy(self._prompts)
+        self._untried_easy = _untried_easy(self._prompts, cfg.hard_pass_rate)
         self._drawn: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -98,7 +99,7 @@ class PromptSampler:
 
     def _hard(self) -> np.ndarray:
         measured_easy = self.rates() > self._cfg.hard_pass_rate
-        return ~np.where(self._trials > 0, measured_easy, self._labelled_easy)
+        return ~np.where(self._trials > 0, measured_easy, self._untried_easy)
 
     def record(self, prompt_id: str, rewards: Sequence[float]) -> None:
         """Results of one visit to a prompt: the correctness (0 or 1) of each of its samples."""
@@ -142,9 +143,14 @@ def check_sampler(cfg: SamplerConfig) -> None:
         raise ConfigError(f"sampler.decay is {cfg.decay}, but it must be from 0 (only the last result) to 1 (all alike).")
 
 
-def _labelled_easy(prompts: Sequence[Prompt]) -> np.ndarray:
-    """Whether a prompt's label is below the median label [number of prompts]; unlabelled prompts are not easy."""
+def _untried_easy(prompts: Sequence[Prompt], hard_pass_rate: float) -> np.ndarray:
+    """Whether a prompt is easy before RL has tried it [number of prompts]: by the pass rate that curation measured, else where
+    its label is below the median label (at most it, where half of all have the lowest); unlabelled prompts are not easy."""
     labels = np.array([np.nan if p.difficulty is None else p.difficulty for p in prompts], dtype=float)
-    if np.isnan(labels).all():
-        return np.zeros(len(prompts), dtype=bool)
-    return labels < np.nanmedian(labels)  # comparisons with nan are false
+    measured = np.array([rate if isinstance(rate := p.meta.get("pass_rate"), int | float) else np.nan for p in prompts])
+    easy = np.zeros(len(prompts), dtype=bool)
+    if not np.isnan(labels).all():
+        easy = labels < np.nanmedian(labels)  # comparisons with nan are false
+        if not easy.any():
+            easy = (labels <= np.nanmedian(labels)) & (labels < np.nanmax(labels))
+    return np.where(np.isnan(measured), easy, measured > hard_pass_rate)

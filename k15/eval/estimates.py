@@ -87,4 +87,5 @@ def of_values(values: Sequence[float]) -> tuple[Interval, str]:
     """The mean over problems with its interval, and the method's name."""
     if all(v in (0.0, 1.0) for v in values):
         return wilson(sum(values), len(values)), "Wilson"
-    return paired_gain([0.0] * len(values), values), "bootstrap over problems"
+    found = paired_gain([0.0] * len(values), values)
+    return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high)), "bootstrap over problems"

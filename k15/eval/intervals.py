@@ -79,11 +79,15 @@ def paired_gain(
 ) -> Interval:
     """Mean of after - before over the same problems; `before[i]`, `after[i]` are problem i's shares of right answers.
 
-    Percentile bootstrap over problems (so answers to one problem stay together). Any bounded quantity will do.
+    Percentile bootstrap over problems (so answers to one problem stay together). Any quantity of -1..1 will do. Where all gains
+    are the same a bootstrap knows nothing of others: the share of problems with another gain is then bounded as 0 of n is.
     """
     if len(before) != len(after) or not len(before):
         raise DataError(f"a paired gain needs the same problems twice, not {len(before)} before and {len(after)} after.")
     gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    if np.ptp(gains) == 0:
+        gain, others = float(gains[0]), wilson(0, len(gains), confidence).high
+        return Interval(gain, gain - others * (1 + gain), gain + others * (1 - gain))
     rng = np.random.default_rng(seed)
     means = [gains[rng.integers(0, len(gains), len(gains))].mean() for _ in range(resamples)]
     tail = (1 - confidence) / 2

@@ -20,13 +20,13 @@ from k15.config.eval import LmEvalConfig
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import ConfigError, DataError, EngineError
 from k15.eval.estimates import of_values
-from k15.eval.intervals import Interval
 from k15.eval.results import Result
 from k15.log.files import atomic_write
 
 INSTALL = "pip install 'lm-eval==0.4.13', here or in an environment of its own that lm_eval.python=<its python> names"
 MAX_TOKENS = 256  # of an answer, where neither task nor user say: lm-eval's own default
 LOCAL = {"gsm8k": "gsm8k"}  # task prefix -> folder of the data folder with train.jsonl and test.jsonl
+OTHER_DATA = ("gsm8k_platinum",)  # prefixes of tasks that are named alike, on other problems
 _SUFFIX = "_local"
 _FIND = (
     "from importlib.util import find_spec; s = find_spec('lm_eval'); print(s.origin) if s else exit(1)"  # importing it takes long
@@ -121,7 +121,7 @@ def command(
 def _local(cfg: LmEvalConfig, task: str, data: Path | None, out: Path) -> tuple[str, list[Path]]:
     """(the task's name, folders with task files): a task on the user's own copy of its data, where there is one."""
     include = [Path(cfg.include_path)] if cfg.include_path is not None else []
-    folder = next((f for prefix, f in LOCAL.items() if task.startswith(prefix)), None)
+    folder = next((f for prefix, f in LOCAL.items() if task.startswith(prefix) and not task.startswith(OTHER_DATA)), None)
     files = {} if data is None or folder is None else {s: data / folder / f"{s}.jsonl" for s in ("train", "test")}
     if not files or not all(f.is_file() for f in files.values()) or include:
         return task, include
@@ -215,8 +215,10 @@ def _interval(value: float, stderr: object, metric: str, samples: Sequence[Mappi
         if abs(interval.estimate - value) < 1e-9:
             return {"low": interval.low, "high": interval.high, "method": method, "values": values}
     if isinstance(stderr, int | float):
-        i = Interval(value, value - 1.96 * stderr, value + 1.96 * stderr)
-        return {"low": max(0.0, i.low), "high": min(1.0, i.high), "method": "lm-eval's standard error"}
+        low, high = value - 1.96 * stderr, value + 1.96 * stderr
+        if 0 <= value <= 1:  # a share; others (BLEU) have no such bounds
+            low, high = max(0.0, low), min(1.0, high)
+        return {"low": low, "high": high, "method": "lm-eval's standard error"}
     return {"low": None, "high": None, "method": "none given by lm-eval"}
 
 

@@ -23,12 +23,11 @@ def keep_export(run_dir: Path, iteration: int, exports: str) -> None:
     linked(run_dir / "hf", export_folder(run_dir, iteration))
     if exports == "all":
         return
-    points = evaluated(run_dir, KIND)
-    choices = open_choices(points) if points else set()
+    there = [p for p in evaluated(run_dir, KIND) if export_folder(run_dir, p.iteration).is_dir()]
+    choices = open_choices(there) if there else set()  # what was not kept can be chosen no more, and must displace nothing
     for folder in sorted((run_dir / "exports").glob("iteration-*")):
         if int(folder.name.removeprefix("iteration-")) not in choices:
             shutil.rmtree(folder)
-    there = [p for p in points if export_folder(run_dir, p.iteration).is_dir()]
     if there:
         chosen = best(there)
         new = run_dir / ".best.new"

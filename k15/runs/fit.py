@@ -81,9 +81,10 @@ class Task(ABC):
 
         Raises DataError where one does not and is not to be skipped, or where an example is over the model's context.
         """
-        tokens = lengths.sum(axis=1)
-        fits, limit = tokens <= context, self.cfg.model.max_context_tokens
-        if not fits.all() and getattr(self.cfg.data, "on_long", "error") == "error":
+        tokens, limit = lengths.sum(axis=1), self.cfg.model.max_context_tokens
+        skips = getattr(self.cfg.data, "on_long", "error") != "error"
+        fits = tokens <= (min(context, limit) if skips else context)
+        if not fits.all() and not skips:
             what = "examples" if self.units == 1 else "pairs (both responses together)"
             raise DataError(
                 f"{(~fits).sum()} of {len(fits)} {kind}{what} are longer than the longest stage's context of {context} tokens; "

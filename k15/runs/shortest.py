@@ -46,7 +46,10 @@ def write(run_dir: Path, groups: Sequence[Answered], ratio: float) -> str:
     best = [(g, a) for g in groups if (a := shortest_correct(g)) is not None]
     pairs = [(g, c, r) for g in groups for c, r in preference_pairs(g, ratio)]
     sft = [{"prompt": g.prompt, "response": a.text, "tokens": a.length} for g, a in best]
-    dpo = [{"prompt": g.prompt, "chosen": c.text, "rejected": r.text, "rejected_correct": r.correct} for g, c, r in pairs]
+    dpo = [
+        {"prompt": g.prompt, "chosen": c.text, "rejected": r.text, "rejected_correct": r.correct, "rejected_whole": r.whole}
+        for g, c, r in pairs
+    ]
     for name, rows in (("shortest.jsonl", sft), ("pairs.jsonl", dpo)):
         atomic_write(run_dir / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     answers = [a for g in groups for a in g.answers]

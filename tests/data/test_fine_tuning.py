@@ -72,7 +72,7 @@ def test_a_template_without_an_end_gets_one_and_one_that_forgets_is_refused(tmp_
     with pytest.raises(DataError, match=r"data.turns=last"):
         conversation(TURNS, forgetful)
     assert counted(conversation(TURNS, forgetful, "last"), forgetful) == "sum|4 $"
-    opens = tokenizer(tmp_path, CHATML.replace("'<s>assistant\\n'", "'<s>assistant\\n<think>'"))
+    opens = tokenizer(tmp_path, CHATML.replace("<s>assistant", "<s>assistant<think>"))
     with pytest.raises(DataError, match="Give rows of `prompt` and `response`"):
         conversation(TURNS, opens, "last")
 
@@ -92,14 +92,16 @@ def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
            json.dumps({"messages": TURNS[:2]}), json.dumps({"messages": "x"}),
            json.dumps({"messages": [{"role": "human", "content": "x"}]}),
            json.dumps({"prompt": " ", "response": "x"}), '{"response": ' + "9" * 5000 + "}",
-           '{"response": ' + "[" * 9000 + "]" * 9000 + "}", '{"prompt": "x", "response": "\\ud83d"}']  # fmt: skip
+           '{"response": ' + "[" * 9000 + "]" * 9000 + "}", '{"prompt": "x", "response": "\\ud83d"}',
+           '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "x"}]}']  # fmt: skip
     path.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1])]))
     assert len(list(read_examples(path, tok, on_bad_row="skip"))) == 2
     with pytest.raises(DataError, match=r"rows.jsonl:2: not JSON.*on_bad_row=skip"):
         list(read_examples(path, tok))
     for line, message in zip(
         bad[1:], ("a list", "`response` is missing", "must end with", "must be a list", "'human'", "`prompt` is ' '",
-                  r"rows.jsonl:1: not JSON \(Exceeds", r"rows.jsonl:1: nested too deeply", "half a character"), strict=True,
+                  r"rows.jsonl:1: not JSON \(Exceeds", r"rows.jsonl:1: nested too deeply", "half a character",
+                  "`messages` holds half"), strict=True,
     ):  # fmt: skip
         path.write_text(line)
         with pytest.raises(DataError, match=message):

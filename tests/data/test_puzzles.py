@@ -8,7 +8,7 @@ import re
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from k15.config.check import check
@@ -93,6 +93,7 @@ def repeats(text: str) -> bool:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(PUZZLES), st.sampled_from(("train", "eval")))
+@example(23652, "brackets", "train")  # a slip of 2222
 def test_one_answer_and_true_steps_that_end_in_it(seed: int, family: str, split: str) -> None:
     rng = random.Random(seed)
     for prompt in make_problems(6, seed, split, [family]):

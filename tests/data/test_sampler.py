@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -136,3 +137,12 @@ def test_refusals() -> None:
         PromptSampler(prompts(2), SamplerConfig(kind="unifrom"), seed=0)
     with pytest.raises(ConfigError, match="prior_successes"):
         PromptSampler(prompts(2), SamplerConfig(prior_successes=2.0), seed=0)
+
+
+def test_most_labels_at_the_lowest_and_measured_rates() -> None:
+    """Curated data: most prompts were always solved (label 0), and the pass rate was measured."""
+    data = [Prompt(f"p{i}", "", "", difficulty=0.0 if i < 6 else 0.5) for i in range(10)]
+    cfg = SamplerConfig(kind="curriculum", warmup_iterations=0, hard_pass_rate=0.6)
+    assert PromptSampler(data, cfg, seed=0).weights(0).tolist() == [0] * 6 + [1] * 4
+    rates = [replace(p, meta={"pass_rate": rate}) for p, rate in zip(data, (0.1, 0.6, 0.7, 1.0), strict=False)]
+    assert PromptSampler(rates, cfg, seed=0).weights(0).tolist() == [1, 1, 0, 0]

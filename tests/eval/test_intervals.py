@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.errors import DataError
+from k15.eval.estimates import of_values
 from k15.eval.intervals import Interval, clustered_wilson, difference, paired_gain, wilson
 
 
@@ -89,6 +90,16 @@ def test_paired_gain_is_the_normal_interval_for_many_problems():
     unpaired = difference(wilson(before.sum(), 800), wilson(after.sum(), 800))
     assert got.high - got.low < unpaired.high - unpaired.low
     assert paired_gain(before, after) == got  # seeded
+
+
+def test_equal_gains_leave_room_for_others():
+    """Of 30 equal runs no share of problems above Wilson's bound of 0 of 30 can differ; one problem says next to nothing."""
+    same, one = paired_gain([1.0] * 30, [1.0] * 30), paired_gain([0.0], [1.0])
+    bound = wilson(0, 30).high
+    assert (same.estimate, same.low, same.high) == (0, pytest.approx(-bound), pytest.approx(bound))
+    assert one.estimate == one.high == 1 and one.low < -0.5
+    half = of_values([0.5] * 4)[0]
+    assert 0 <= half.low < half.estimate < half.high <= 1
 
 
 @pytest.mark.parametrize(

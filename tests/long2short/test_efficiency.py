@@ -70,6 +70,13 @@ def test_a_run_keeps_its_base(tmp_path, capsys):
     assert (run / "best" / "weights").read_text() == "10" and len(list((run / "exports").iterdir())) == 2
 
 
+def test_iterations_that_were_not_kept_displace_nothing(tmp_path):
+    """The run began with save.exports=latest and was extended with best."""
+    run = write_run(tmp_path / "run", exports="latest")
+    keep_export(run, 20, "best")  # worse than iteration 10, whose weights are gone
+    assert (run / "best" / "weights").read_text() == "20"
+
+
 def test_all_or_only_the_latest_export(tmp_path, capsys):
     everything = write_run(tmp_path / "all", exports="all")
     assert {p.name: (p / "weights").read_text() for p in (everything / "exports").iterdir()} == {

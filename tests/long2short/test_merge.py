@@ -102,6 +102,8 @@ def test_the_first_difference_is_named(tmp_path):
         r"a.weight is of shape \[37, 11\] in the one and \[11, 37\]": other("s", base | {"a.weight": torch.zeros(11, 37)}),
         "position_ids is of type I64 in the one and F32": other("i", base | {"position_ids": torch.zeros(7)}),
     }
+    alike = edit(other("e"), "config.json", lambda c: c.update(eos_token_id=7, use_mrope=False))
+    assert (merge([a, alike], tmp_path / "same") / "model.safetensors").is_file()  # no part of the shape
     for message, wrong in cases.items():
         with pytest.raises(DataError, match=message):
             merge([a, wrong], tmp_path / "out")
