@@ -197,11 +197,11 @@ def _answer(given: object, domain: object, worked: bool) -> tuple[str, str | Non
     """(domain, answer). Raises DataError for an object, or a row of the domain `code`, without tests that can be run."""
     named = domain if isinstance(domain, str) and domain else None
     text = _json(given) if isinstance(given, dict) else str(given).strip()
-    if given is not None and (named == "code" or (named is None and (isinstance(given, dict) or _holds_tests(text)))):
-        if named is None and not _holds_tests(text):
-            raise DataError("the answer is an object without `tests` or `harness`, which is neither code nor mathematics")
+    if given is not None and (named == "code" or (named is None and _holds_tests(text))):
         check_answer(text)
         return "code", text
+    if named is None and isinstance(given, dict):
+        raise DataError("the answer is an object without `tests` or `harness`, which is neither code nor mathematics")
     return named if named is not None else "math", text if isinstance(given, dict) else _final(given, worked)
 
 

@@ -340,7 +340,7 @@ def oracle():
     thread.join(10)
 
 
-def test_guessed_and_easy_prompts_leave_and_a_restart_asks_for_the_rest_only(oracle: Oracle, tmp_path: Path):
+def test_guessed_and_easy_prompts_leave_and_a_restart_asks_for_the_rest_only(oracle: Oracle, tmp_path: Path, capsys):
     rows = [{"prompt": f"What is {i} + {j}?", "answer": str(i + j)} for i in range(1, 5) for j in range(5, 8)]
     rows += [{"prompt": "What is 1 + 1?", "answer": "2"}, {"prompt": "What is 1 + 2?", "answer": "3"}]
     cfg = settings(tmp_path, sources=f"[{write(tmp_path / 's.jsonl', rows)}]", engine__url=oracle.url, engine__model="m",
@@ -352,6 +352,7 @@ def test_guessed_and_easy_prompts_leave_and_a_restart_asks_for_the_rest_only(ora
     kept = len(oracle.asked)
     oracle.fail_after = None
     assert run(cfg) == 0
+    assert "guess: prompts  14/14" in (shown := capsys.readouterr().err) and "solve: prompts  12/12" in shown
     again = len(oracle.asked) - kept
     assert again <= 12 * 10 and all("step by step" in text for text in oracle.asked[kept:])  # no guess was asked twice
     assert len(oracle.asked) <= 14 * 8 + 12 * 10 + 4 * 10  # at most the four prompts in flight were lost
