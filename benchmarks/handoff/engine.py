@@ -26,6 +26,8 @@ from k15.weights.hf import save_hf
 from k15.weights.segments import collect, verify_segment, write_segment
 
 PROMPT = list(range(5, 37))
+CONTEXT = 128
+DECODES_S = 0.5
 START_S = 600.0
 ROUNDS = 6  # the first four take fresh memory, or map it
 TOLERANCE = 1e-3  # nats: an engine that was filled in place against one that read the same weights from disk
@@ -41,7 +43,7 @@ class Server:
         self.url, self.token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
         settings = RolloutConfig(kv_cache_bytes=1 << 26, max_concurrent=4)
         argv, env = engine_command(
-            settings, model_dir=model, host="127.0.0.1", port=port, device="cpu", dtype="float32", max_context=128,
+            settings, model_dir=model, host="127.0.0.1", port=port, device="cpu", dtype="float32", max_context=CONTEXT,
             dummy=dummy, token=self.token, worker_extension="k15.weights.engine.EngineWeights",
         )  # fmt: skip
         with log.open("wb") as out:
@@ -60,9 +62,29 @@ class Server:
             answer.raise_for_status()
             return (await answer.json())["choices"][0]["logprobs"]["token_logprobs"][0]
 
+    async def pause(self, session: aiohttp.ClientSession) -> float:
+        """Seconds to a paused engine from one in the middle of an answer, which is broken off as the loop does it."""
+        body = {"model": "policy", "prompt": PROMPT, "max_tokens": CONTEXT - len(PROMPT), "temperature": 1, "ignore_eos": True}
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = asyncio.create_task(_post(session, f"{self.url}/v1/completions", json=body, headers=headers))
+        await asyncio.sleep(DECODES_S)
+        start = time.perf_counter()
+        await _post(session, f"{self.url}/pause", params={"mode": "abort"}, headers=headers)
+        seconds = time.perf_counter() - start
+        choice = json.loads(await answer)["choices"][0]
+        if choice["finish_reason"] != "abort":
+            raise GateError(f"the engine had ended its answer before it was paused: {choice['finish_reason']}")
+        return seconds
+
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+async def _post(session: aiohttp.ClientSession, url: str, **words: Any) -> str:
+    async with session.post(url, **words) as answer:
+        answer.raise_for_status()
+        return await answer.text()
 
 
 def model_folder(folder: Path, config: dict[str, Any]) -> Path:
@@ -96,12 +118,12 @@ async def measure(trainer: Trainer) -> dict[str, Any]:
             in_place = await servers[0].first_token(session)
             servers.pop().stop()
             plain = await _by_disk(session, trainer, root, servers)
-        if abs(plain.pop("logprob") - in_place) > TOLERANCE:
+        if not abs(plain.pop("logprob") - in_place) <= TOLERANCE:  # NaN must not pass
             raise GateError(f"the engine filled in place says {in_place}, the one that read the disk otherwise: {plain}")
-        best = min(rounds, key=lambda r: r["train_to_first_token_s"])
+        middle = sorted(rounds, key=lambda r: r["train_to_first_token_s"])[len(rounds) // 2]
         return {
-            "start_with_dummy_weights_s": round(started, 1), "in_place": best, "rounds": rounds, "save_and_restart": plain,
-            "ratio": round(plain["train_to_first_token_s"] / best["train_to_first_token_s"], 1),
+            "start_with_dummy_weights_s": round(started, 1), "in_place": middle, "rounds": rounds, "save_and_restart": plain,
+            "ratio": round(plain["train_to_first_token_s"] / middle["train_to_first_token_s"], 1),
         }  # fmt: skip
     finally:
         for server in servers:
@@ -114,6 +136,7 @@ async def _in_place(
     session: aiohttp.ClientSession, server: Server, trainer: Trainer, space: Workspace, version: int
 ) -> dict[str, float]:
     shm = space.directory
+    paused = await server.pause(session)
     trainer.step()
     start = time.perf_counter()
     manifest = write_segment(shm, version, 0, trainer.slices(), workspace=space)
@@ -127,7 +150,7 @@ async def _in_place(
     await asyncio.to_thread(collect, shm, [version], spare=True)
     parts = {
         "export_s": exported - start, "verify_s": verified - exported, "load_s": loaded - verified, "first_token_s": end - loaded,
-        "train_to_first_token_s": end - start, "last_token_to_train_s": times["pause_s"],
+        "train_to_first_token_s": end - start, "last_token_to_train_s": paused,
     }  # fmt: skip
     inside = {f"engine_{key}": value for key, value in times.items() if key.endswith("_s")}
     return {key: round(value, 4) for key, value in {**parts, **inside}.items()} | {"bytes": manifest.nbytes}
