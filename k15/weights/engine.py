@@ -96,9 +96,8 @@ async def update_engine(
 
     Running requests are aborted: their calls return the tokens so far. Returns seconds: pause_s, check_s, load_s
     (copy_s of it copying), reset_s, total_s; `bytes` of the segments and `bytes_read`, the most that a worker copied out of
-    them. Raises
-    WeightsError if the segments are refused (the engine goes on with its old version) and EngineError if the engine's
-    state is unknown (it is left paused: restart it).
+    them. Raises WeightsError if the segments are refused (the engine goes on with its old version) and EngineError if the
+    engine's state is unknown (it is left paused: restart it).
     """
     call = _Caller(session, base_url, token, timeout_s)
     start = time.perf_counter()
