@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return import_module("k15.runs.join").within_job(command, rest)
         if command in COMMANDS:
             return run_hydra(command, rest)
+        if command == "launch":
+            rest = import_module("k15.launch.cli").named(rest)
         if command == "launch" and rest and rest[0] in COMMANDS and not asks:
             rest = [rest[0], *_listed(rest[0], quoted(rest[1:]))]
             given = [w for w in rest[1:] if not w.startswith("-")]

@@ -83,6 +83,16 @@ k15_main() {
   k15_job "$K15_PYTHON" -m k15 "$@"
 }
 
+# Fills K15_WORDS: the words after `k15` that serve the code sandbox on this node, with token and address in files of this folder.
+k15_sandbox() {
+  local address token=sandbox-$SLURM_JOB_ID.token # for those who may read it
+  [[ -s $token ]] || (umask 077 && head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$token")
+  # Slurm's address of the node: a host name may stand for loopback here and for something else on other nodes.
+  address=${K15_HOST_ADDRESS:-$(scontrol show node "$SLURMD_NODENAME" -o | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')}
+  # shellcheck disable=SC2034 # for the caller
+  K15_WORDS=(sandbox serve --token-file "$token" --url-file "sandbox-$SLURM_JOB_ID.url" --host "${address:-$(hostname)}")
+}
+
 # Fills K15_WRAP (options of srun) and K15_INSIDE (words before the command) from K15_CONTAINER, K15_RUNTIME and K15_MOUNTS.
 k15_container() {
   local mounts="$PWD:$PWD${K15_MOUNTS:+,$K15_MOUNTS}" # the submitting folder holds runs/

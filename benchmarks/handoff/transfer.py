@@ -16,6 +16,7 @@ from benchmarks.handoff.node import Node, end, start
 from benchmarks.handoff.weights import Trainer
 from k15.weights.buffers import Workspace
 from k15.weights.etcd import start_etcd
+from k15.weights.layout import Slice
 from k15.weights.segments import load_manifest, read_segment, write_segment
 from k15.weights.store import Store
 
@@ -49,7 +50,9 @@ class Site:
         clock.append(time.perf_counter())
         answers = self._ask(self.nodes[1 : 1 + others], pull=self.version)
         clock.append(time.perf_counter())
-        self._load(others, manifest.file)
+        found = self._load(others, manifest.file)
+        clock.append(time.perf_counter())
+        del found
         clock.append(time.perf_counter())
         self._check(others)
         for other in range(1, others):
@@ -57,15 +60,17 @@ class Site:
             self._check(other)
         self._ask(self.nodes, collect=[self.version])
         self.store.forget_version(self.version)
-        phases = dict(zip(("export", "register", "verify", "transfer", "load"), _differences(clock), strict=True))
+        phases = dict(zip(("export", "register", "verify", "transfer", "load", "release"), _differences(clock), strict=True))
         sent = sum(a["bytes_from"].get("0", 0) for a in answers)
         return phases | {"bytes": float(manifest.nbytes), "hot_node_copies": sent / manifest.nbytes}
 
-    def _load(self, node: int, file: str) -> None:
-        """Into plain tensors: what an engine's loading costs at the least."""
+    def _load(self, node: int, file: str) -> list[Slice]:
+        """Into plain tensors: what an engine's loading costs at the least. Returns what holds the segment's mapping."""
         segment = self.root / str(node) / file
-        for target, piece in zip(self.target, read_segment(segment, load_manifest(segment)), strict=True):
+        found = list(read_segment(segment, load_manifest(segment)))
+        for target, piece in zip(self.target, found, strict=True):
             target.copy_(piece.tensor)
+        return found
 
     def _check(self, node: int) -> None:
         for target, piece in zip(self.target, self.trainer.slices(), strict=True):
@@ -110,7 +115,7 @@ def _speeds(run: dict[str, float]) -> dict[str, Any]:
     moved = ("export", "verify", "transfer", "load")
     return {
         "bytes": int(run["bytes"]),
-        "seconds": {key: round(run[key], 4) for key in (*moved, "register")},
+        "seconds": {key: round(run[key], 4) for key in (*moved, "register", "release")},
         "gb_per_s": {key: round(run["bytes"] / run[key] / 1e9, 2) for key in moved},
     }
 

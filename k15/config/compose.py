@@ -82,8 +82,9 @@ def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigEr
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
     # The second: the name is a config group, but another command's.
-    unknown = re.search(r"Key '[^']+' (?:is )?not in|Could not override '[^']+'\. No match", f"{text} {error.__cause__}")
-    for override in overrides:
+    unknown = re.search(r"(?:Key '([^']+)' (?:is )?not in|Could not override '([^']+)'\. No match)", f"{text} {error.__cause__}")
+    said = f"{unknown[1] or unknown[2]}=" if unknown else ""  # first: a config group is no key either
+    for override in sorted(overrides, key=lambda word: said not in word):
         key = override.split("=")[0].lstrip("+~")
         parent, leaf = _walk(root, key)
         if parent is not None and leaf is not None and unknown and not key.startswith("hydra"):

@@ -6,9 +6,10 @@ from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, settings
 from k15.config.words import quoted
 from k15.errors import ConfigError, unknown_name
-from k15.launch import pipeline
+from k15.launch import pipeline, sandbox
 from k15.launch.submit import dry_run, submit
 
+NAMED = {"pretrain": "sft", "long2short": "rl"}  # slurm/NAME.sbatch: a command with an experiment
 USAGE = f"""usage: k15 launch COMMAND [name=value ...] [--dry-run]
 
 Checks the settings, then submits COMMAND ({", ".join(COMMANDS)}) as a job, to Slurm where one answers, else to this machine.
@@ -18,15 +19,27 @@ cluster.rollout_partition and cluster.rollout_gpus_per_node where they are of an
 
   --dry-run   print the batch script instead of submitting it
 
-Several commands, each if the one before succeeded: k15 launch pipeline (--help says more).
+`k15 launch pretrain` and `k15 launch long2short` are sft and rl with the experiment of that name, unless another one is given.
+The code sandbox as a job: k15 launch sandbox. Several commands, each if the one before succeeded: k15 launch pipeline (--help
+says more of both).
 Several seeds or settings as one job array: k15 rl --multirun 'seed=range(0,5)' hydra/launcher=slurm
 """
+
+
+def named(words: Sequence[str]) -> list[str]:
+    """`pretrain` and `long2short` as the command that they are."""
+    if not words or words[0] not in NAMED:
+        return list(words)
+    own = [] if any(w.startswith("experiment=") for w in words) else [f"experiment={words[0]}"]
+    return [NAMED[words[0]], *own, *words[1:]]
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the job's id, or with --dry-run the script; `k15.cli` has checked the settings. Raises ConfigError."""
     if argv and argv[0] == "pipeline":
         return pipeline.main(argv[1:])
+    if argv and argv[0] == "sandbox":
+        return sandbox.main(argv[1:])
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return 0
@@ -35,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("launch needs a command, for example: k15 launch rl cluster.nodes=2 algo.tau=0.1 [--dry-run]")
     command, overrides = words[0], quoted(words[1:])
     if command not in COMMANDS:
-        raise unknown_name("the command to launch", command, [*COMMANDS, "pipeline"])
+        raise unknown_name("the command to launch", command, [*COMMANDS, *NAMED, "pipeline", "sandbox"])
     options = [w for w in overrides if w.startswith("-")]
     if options:
         raise ConfigError(f"launch knows the option --dry-run, but not {options[0]}; settings are written name=value.")

@@ -15,12 +15,17 @@ def render(cfg: ClusterConfig, run_command: Sequence[str], *, job_name: str, log
     It needs nothing but Slurm and the command: the body is written into it. Output goes to `log_dir`, which must exist
     when the job starts (Slurm does not make it).
     """
+    return script(cfg, [f"k15_job {shlex.join(run_command)}"], job_name=job_name, log_dir=log_dir)
+
+
+def script(cfg: ClusterConfig, body: Sequence[str], *, job_name: str, log_dir: str | Path) -> str:
+    """The same with shell lines in place of a command."""
     lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in options(cfg, job_name, Path(log_dir)))]
     if cfg.rollout_nodes:
         lines += ["#SBATCH hetjob", *(f"#SBATCH --{option}" for option in rollout_options(cfg, job_name))]
     if cfg.setup:
         lines += ["", "# cluster.setup", *cfg.setup]
-    lines += ["", preamble().rstrip(), "", f"k15_job {shlex.join(run_command)}", ""]
+    lines += ["", preamble().rstrip(), "", *body, ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from k15.config.compose import from_yaml
 from k15.config.schema import ClusterConfig, RunConfig
-from k15.errors import ConfigError, DataError
+from k15.errors import ClusterError, ConfigError, DataError
 from k15.launch import cli
 from k15.launch.status import all_runs, of_run, status
 from k15.launch.status import main as status_main
@@ -175,3 +175,19 @@ def test_launch_refuses_before_it_submits(words: list[str], message: str) -> Non
 def test_several_nodes_need_slurm() -> None:
     with pytest.raises(ConfigError, match="slurm/local/up"):
         submit(RunConfig(cluster=ClusterConfig(kind="local", nodes=2)), "rl", [])
+
+
+def test_templates_have_their_names_in_launch(capsys) -> None:
+    """A job template that is a command with an experiment, and the sandbox, which is none of the commands with settings."""
+    assert cli.named(["pretrain", "a=1"]) == ["sft", "experiment=pretrain", "a=1"]
+    assert cli.named(["long2short", "experiment=mine"]) == ["rl", "experiment=mine"]
+    assert cli.named(["rl", "a=1"]) == ["rl", "a=1"]
+    assert cli.main(["sandbox", "cluster.cpus_per_task=3", "--workers=2", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --cpus-per-task=3\n" in said and '"${K15_WORDS[@]}" --workers=2\n' in said
+    for words, message in (
+        (["cluster.nodes=2"], "served on one node"), (["name=x"], "those are cluster"), (["--host=1.2.3.4"], "not to be given"),
+        (["cluster.kind=local"], "on Slurm only"),
+    ):  # fmt: skip
+        with pytest.raises((ConfigError, ClusterError), match=message):
+            cli.main(["sandbox", *words])

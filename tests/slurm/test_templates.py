@@ -196,3 +196,13 @@ def test_every_template_is_taken_and_runs(slurm_cluster: Cluster, tmp_path: Path
     words = [sys.executable, "-c", look, f"{url}/health", f"Bearer {token.read_text()}"]
     assert cluster.run("srun", "--ntasks=1", *words, timeout=90).strip() == "200"  # names of nodes mean nothing out here
     cluster.run("scancel", sandbox)
+    launched = subprocess.run(
+        [sys.executable, "-P", "-m", "k15", "launch", "sandbox", "cluster.kind=slurm", "--require=files", "--workers=1"],
+        env=cluster.env, cwd=tmp_path, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    job = launched.stdout.split(":")[0].removeprefix("sandbox-")
+    wait_for(
+        lambda: (f := tmp_path / f"sandbox-{job}.url").exists() and f.read_text().strip(), 60, "the sandbox that was launched"
+    )
+    cluster.run("scancel", job)
