@@ -45,11 +45,7 @@ def main(argv: Sequence[str]) -> int:
         print(text)
         return 0
     if kind(cluster) != "slurm":
-        raise ClusterError(
-            "a sandbox is launched on Slurm only. On this machine: k15 sandbox serve --token-file FILE --url-file URL"
-        )
-    job = sbatch(text)
-    print(
-        f"job {job}; once sandbox-{job}.url is there: sandbox.url=$(cat sandbox-{job}.url) sandbox.token_file=sandbox-{job}.token"
-    )
+        raise ClusterError("a sandbox is launched on Slurm only; on this machine: k15 sandbox serve --token-file FILE")
+    file = f"sandbox-{sbatch(text)}"
+    print(f"{file}: once {file}.url is there, give runs sandbox.url=$(cat {file}.url) sandbox.token_file={file}.token")
     return 0
