@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from k15.log import read_metrics
+
 # On a node: stop the process that pulls (the agent) or loads (the engine), see that it still does, kill, let it go on.
 IN_HAND_OFF = r"""
 import glob, os, re, signal, subprocess, sys, time
@@ -42,7 +44,8 @@ if doomed != busy:
     os.kill(busy, signal.SIGCONT)
 print(number)
 """
-LOCAL = Path(__file__).resolve().parent.parent / "slurm" / "local"
+SLURM = Path(__file__).resolve().parent.parent / "slurm"
+LOCAL = SLURM / "local"
 STATE = Path("/var/tmp")  # not tmp_path: its length would pass the 107 characters of a socket's path
 
 
@@ -83,6 +86,34 @@ class Cluster:
         """The job's fields once it is in one of `states` (default: any final one)."""
         ends = states if states else ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         return wait_for(lambda: (job := self.job(job_id))["JobState"] in ends and job, timeout, f"job {job_id} in {ends}")
+
+
+class RlJob:
+    """A job of slurm/rl.sbatch in `folder`, as its user sees it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, nodes: int, settings: Sequence[str]) -> None:
+        self.cluster, self.folder, self.log_file = cluster, folder, folder / "job.out"
+        self.job = cluster.sbatch(
+            SLURM / "rl.sbatch", f"--nodes={nodes}", f"--chdir={folder}", f"--output={self.log_file}", words=settings
+        )
+        self.dir = folder / "runs" / f"rl-{self.job}"
+
+    def log(self) -> str:
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def rows(self) -> list[dict]:
+        path = self.dir / "metrics.jsonl"
+        return read_metrics(path) if path.exists() else []
+
+    def until(self, condition, what: str, timeout: float = 400):
+        """The first true value of `condition()` while the job lives."""
+
+        def look():
+            state = self.cluster.job(self.job)["JobState"]
+            assert state in ("PENDING", "CONFIGURING", "RUNNING"), f"{state} before {what}:\n{self.log()[-6000:]}"
+            return condition()
+
+        return wait_for(look, timeout, what)
 
 
 def kill_in_hand_off(cluster: Cluster, job: str, node: str, at: str, victim: str) -> int:

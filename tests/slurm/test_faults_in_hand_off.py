@@ -10,20 +10,18 @@ import asyncio
 import json
 import re
 from functools import cached_property
-from pathlib import Path
 
 import aiohttp
 import pytest
 import requests
-from cluster import Cluster, kill_in_hand_off, make_cluster, wait_for
+from cluster import RlJob, kill_in_hand_off, make_cluster, wait_for
 
-from k15.log import read_metrics, read_rollouts
+from k15.log import read_rollouts
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.weights.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.megatron, pytest.mark.slow, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 SETTINGS = [
     f"cluster.nodes={NODES}", "cluster.etcd_members=3", f"parallel.pipeline={NODES}", f"model.tiny.num_layers={NODES}",
@@ -34,31 +32,8 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-class Run:
-    """The job, as its user and its controller see it."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster = cluster
-        self.log_file = folder / "job.out"
-        self.job = cluster.sbatch(
-            ROOT / "slurm" / "rl.sbatch", f"--nodes={NODES}", f"--chdir={folder}", f"--output={self.log_file}", words=SETTINGS
-        )
-        self.dir = folder / "runs" / f"rl-{self.job}"
-
-    def log(self) -> str:
-        return self.log_file.read_text() if self.log_file.exists() else ""
-
-    def rows(self) -> list[dict]:
-        path = self.dir / "metrics.jsonl"
-        return read_metrics(path) if path.exists() else []
-
-    def until(self, condition, what: str, timeout: float = 400):
-        def look():
-            state = self.cluster.job(self.job)["JobState"]
-            assert state in ("PENDING", "CONFIGURING", "RUNNING"), f"{state} before {what}:\n{self.log()[-6000:]}"
-            return condition()
-
-        return wait_for(look, timeout, what)
+class Run(RlJob):
+    """The job, also as its controller sees it."""
 
     @cached_property
     def met(self) -> Rendezvous:
@@ -113,7 +88,7 @@ def faulty(tmp_path_factory):
         cluster.up(NODES)
         if not cluster.owned:
             pytest.skip("three nodes of the machine's own Slurm are not ours to take")
-        run = Run(cluster, tmp_path_factory.mktemp("faults"))
+        run = Run(cluster, tmp_path_factory.mktemp("faults"), NODES, SETTINGS)
         run.until(lambda: len(run.rows()) > 1, "the first iteration")
         run.lead_from("f3")
         version = seen["etcd"] = kill_in_hand_off(cluster, run.job, "f3", "pull", "etcd")

@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from cluster import Cluster, wait_for
+from cluster import Cluster, RlJob, wait_for
 
-from k15.log import read_metrics, read_rollouts
+from k15.log import read_rollouts
 
 pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.megatron, pytest.mark.slow, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS = 24
 SETTINGS = [
     "warmup.steps=40", f"algo.iterations={ITERATIONS}", "algo.prompts_per_iteration=16", "algo.samples_per_prompt=4",
@@ -27,36 +25,12 @@ SETTINGS = [
 RATE_MBIT, CUT_S = 4, 10
 
 
-class Run:
-    """The job of one node, as a user sees it."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
-        self.job = cluster.run(
-            "sbatch", "--parsable", "--nodes=1", f"--chdir={folder}", f"--output={folder}/job-%j.out",
-            ROOT / "slurm" / "rl.sbatch", *SETTINGS,
-        ).strip()  # fmt: skip
-        self.dir = folder / "runs" / f"rl-{self.job}"
-
-    def log(self) -> str:
-        path = self.folder / f"job-{self.job}.out"
-        return path.read_text() if path.exists() else ""
-
-    def rows(self) -> list[dict]:
-        path = self.dir / "metrics.jsonl"
-        return read_metrics(path) if path.exists() else []
+class Run(RlJob):
+    """The job of one node."""
 
     def scale(self, *words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-P", "-m", "k15", "scale", str(self.dir), *words]
         return subprocess.run(command, env=self.cluster.env, cwd=self.folder, capture_output=True, text=True, timeout=120)
-
-    def until(self, condition, what: str, timeout: float = 400):
-        def look():
-            state = self.cluster.job(self.job)["JobState"]
-            assert state in ("PENDING", "CONFIGURING", "RUNNING"), f"{state} before {what}:\n{self.log()[-6000:]}"
-            return condition()
-
-        return wait_for(look, timeout, what)
 
     @contextmanager
     def pause(self):
@@ -118,7 +92,7 @@ class Cable:
 @pytest.fixture(scope="module")
 def scaled(slurm_cluster, tmp_path_factory):
     """(run, what was seen on the way)"""
-    run, seen = Run(slurm_cluster, tmp_path_factory.mktemp("scale")), {}
+    run, seen = Run(slurm_cluster, tmp_path_factory.mktemp("scale"), 1, SETTINGS), {}
     run.until(lambda: list(run.dir.glob(".job-*.json")), "the start of the run")
     seen["too many"], seen["too few"] = run.scale("+5"), run.scale("0")
     seen["joined"] = run.scale("+1")
