@@ -23,6 +23,7 @@ from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 from sympy import (
     Basic,
+    Derivative,
     Expr,
     Float,
     Integral,
@@ -135,7 +136,7 @@ def _at_points(a: object, b: object) -> bool | None:
     """
     if not (isinstance(a, Expr) and isinstance(b, Expr)) or isinstance(a, Symbol) or isinstance(b, Symbol):
         return None
-    if any(e.has(UnevaluatedExpr, AppliedUndef, Integral, Sum, Product, Limit) for e in (a, b)):
+    if any(e.has(UnevaluatedExpr, AppliedUndef, Integral, Sum, Product, Limit, Derivative) for e in (a, b)):
         return None
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     chance = random.Random(0)

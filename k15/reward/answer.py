@@ -14,6 +14,7 @@ SLOT = "ANSWER"
 BOXED = "\\boxed{ANSWER}"
 AUTO = (BOXED, "<answer>ANSWER</answer>", "#ANSWER")  # `#` last: in other texts it may start a heading
 _BARE_BOX = re.compile(r"\\boxed\s*([0-9a-zA-Z])(?![a-zA-Z])")  # \boxed 5 is TeX for \boxed{5}
+_BOX = re.compile(r"\\boxed\s*\{")
 MAX_ANSWER_CHARS = 500
 MAX_NESTING = 40  # of brackets; recursion ends badly somewhere beyond
 
@@ -43,6 +44,8 @@ def extract(response: str, template: str = "auto") -> str | None:
     for candidate in AUTO if template == "auto" else (template,):
         before, after = candidate.split(SLOT)
         start = response.rfind(before)
+        if candidate == BOXED and (boxes := list(_BOX.finditer(response))):
+            start, before = boxes[-1].start(), boxes[-1].group()
         if candidate == BOXED and (bare := _BARE_BOX.match(response, max(0, response.rfind("\\boxed")))) is not None:
             return bare[1]
         if start >= 0:

@@ -12,6 +12,7 @@ SymPy, so in worker processes only.
 from sympy import (
     Add,
     Basic,
+    Derivative,
     Expr,
     Integer,
     Integral,
@@ -20,12 +21,18 @@ from sympy import (
     Pow,
     Product,
     Rational,
+    Subs,
     Sum,
+    Symbol,
     expand,
     factorint,
     preorder_traversal,
 )
 from sympy.core.function import Application
+from sympy.core.relational import GreaterThan, LessThan, StrictGreaterThan, StrictLessThan
+from sympy.logic.boolalg import Boolean
+from sympy.matrices import MatrixBase
+from sympy.matrices.expressions import MatMul, MatrixExpr
 
 from k15.reward.algebra import parsed
 from k15.reward.asked import forms, mentioned
@@ -37,6 +44,10 @@ MAX_TERMS = 60  # larger sums are not expanded here
 def refusal(given: str, wanted: str, question: str | None) -> str | None:
     """Why `given`, which equals `wanted` by algebra, is no answer; None where it is one. Canonical notation."""
     mine, right = parsed(given), parsed(wanted)
+    if not isinstance(right, Boolean) and isinstance(mine, Boolean) and not _solved(mine):
+        return "unevaluated expression"
+    if isinstance(right, MatrixBase) and _operates(mine):
+        return "unevaluated expression"
     if not (isinstance(mine, Expr) and isinstance(right, Expr)) or mine == right:
         return None
     if (_standing(mine) and not _standing(right)) or (_sums(mine) and not _sums(right)):
@@ -61,10 +72,25 @@ def refusal(given: str, wanted: str, question: str | None) -> str | None:
     return None
 
 
+def _solved(e: Boolean) -> bool:
+    """Does every inequality (x > 2, 1 < x <= 3) bound a bare symbol? SymPy would solve 2x + 1 < 5 itself."""
+    inequalities = e.atoms(LessThan, StrictLessThan, GreaterThan, StrictGreaterThan)
+    return all(isinstance(side, Symbol) or not side.free_symbols for one in inequalities for side in (one.lhs, one.rhs))
+
+
+def _operates(e: object) -> bool:
+    """Does a product, power or sum of matrices wait to be worked out? A number before one matrix is a form of it."""
+    if isinstance(e, MatrixBase) or not isinstance(e, Basic):
+        return False
+    matrices = [n for n in preorder_traversal(e) if isinstance(n, MatrixBase)]
+    plain = isinstance(e, MatMul) and all(isinstance(a, MatrixBase) or not isinstance(a, MatrixExpr) for a in e.args)
+    return bool(matrices) and not (plain and len(matrices) == 1)
+
+
 def _standing(e: Expr) -> bool:
-    """Does a sum, integral, limit, or a function of constants (sin 45, 5!) wait to be worked out?"""
+    """Does a sum, integral, derivative, limit, or a function of constants (sin 45, 5!) wait to be worked out?"""
     return any(
-        isinstance(n, Integral | Sum | Product | Limit) or (isinstance(n, Application) and not n.free_symbols)
+        isinstance(n, Integral | Sum | Product | Limit | Derivative | Subs) or (isinstance(n, Application) and not n.free_symbols)
         for n in preorder_traversal(e)
     )
 

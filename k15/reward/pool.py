@@ -105,8 +105,9 @@ class WorkerPool:
             while waiting or busy:
                 while waiting and len(busy) < self._size:
                     busy.append(self._started(*waiting.popleft()))
-                for worker in self._ended(busy):
-                    outcome = self._outcome(worker)
+                answered, late = self._ended(busy)
+                for worker in answered or late:
+                    outcome = self._outcome(worker, late=not answered)
                     if outcome is not None:
                         busy.remove(worker)
                         outcomes[worker.index] = outcome
@@ -131,18 +132,20 @@ class WorkerPool:
         return worker
 
     @staticmethod
-    def _ended(busy: list[_Worker]) -> list[_Worker]:
-        """Wait until a worker has answered, died, or passed its deadline; returns those."""
+    def _ended(busy: list[_Worker]) -> tuple[list[_Worker], list[_Worker]]:
+        """Wait until a worker has answered or died, or passed its deadline; (those that have answered or died, the late ones).
+
+        An answer that is there counts, however late it is looked at: this process may have stood still.
+        """
         with selectors.DefaultSelector() as selector:
             for worker in busy:
                 selector.register(worker.socket, selectors.EVENT_READ, worker)
             ready = selector.select(max(0.0, min(w.deadline for w in busy) - time.monotonic()))
-        answered = [key.data for key, _ in ready]
-        return answered if answered else [w for w in busy if w.deadline <= time.monotonic()]
+        return [key.data for key, _ in ready], [w for w in busy if w.deadline <= time.monotonic()]
 
-    def _outcome(self, worker: _Worker) -> Outcome | None:
+    def _outcome(self, worker: _Worker, *, late: bool) -> Outcome | None:
         """What came of the worker's job; None where it was the preparation that ended, and the job has begun."""
-        if worker.deadline <= time.monotonic():
+        if late:
             worker.end()
             return Outcome(False, reason="timeout" if worker.waiting is None else "timeout in its imports")
         try:

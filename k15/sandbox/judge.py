@@ -17,6 +17,7 @@ from dataclasses import replace
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from k15.errors import DataError, SandboxError
+from k15.sandbox.backends.launcher import LauncherError
 from k15.sandbox.checker import Checker, difference
 from k15.sandbox.job import Backend, Job, Limits, Outcome
 from k15.sandbox.languages import COMPILE_LIMITS, Program, compile_job, language, limits_of, run_job
@@ -46,7 +47,10 @@ class Judge:
         return self._retrying.copy()(self._attempt, job)
 
     def _attempt(self, job: Job) -> Outcome:
-        outcome = self._backend.run(job)
+        try:
+            outcome = self._backend.run(job)
+        except LauncherError as e:  # its slot is gone; the next try has another
+            raise _SandboxFailed(f"the sandbox failed ({self._backend.name}): {e}") from e
         if outcome.error is not None:
             raise _SandboxFailed(f"the sandbox failed ({self._backend.name}): {outcome.error}")
         return outcome

@@ -36,7 +36,8 @@ class EngineAuthor:
         if not urls:
             raise ConfigError("No engine is given to write generators: --engine-url http://HOST:PORT")
         self._urls, self._token, self._encoder, self._settings, self._timeout_s = urls, token, encoder, settings, timeout_s
-        self.identity = f"{model} T={settings.temperature} p={settings.top_p} max={settings.max_tokens} {_template_digest()}"
+        sampling = f"T={settings.temperature} p={settings.top_p} max={settings.max_tokens} of {settings.context_tokens}"
+        self.identity = f"{model} {sampling} {_template_digest()}"
 
     def write(self, problem: Problem, attempt: int) -> tuple[str | None, str]:
         """(generator, "") or (None, why not). The seed is derived from the problem and the attempt. Raises EngineError."""

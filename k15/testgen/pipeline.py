@@ -166,7 +166,8 @@ class Pipeline:
         result = self._client.judge(submission, digest(dataclasses.asdict(submission)))
         if result.verdict == "CE" and not result.tests:
             return [None] * len(inputs)
-        return [t.stdout if t.verdict in ("AC", "WA") and len(t.stdout) <= most else None for t in result.tests]
+        ended = [t.stdout if t.verdict in ("AC", "WA") and len(t.stdout) <= most else None for t in result.tests]
+        return [None if text is None or "\ufffd" in text else text for text in ended]  # no text: no program could print it again
 
     def _parts(self, inputs: Sequence[str]) -> Iterator[list[str]]:
         """In order, each part as one request's size allows; an input that is larger alone."""

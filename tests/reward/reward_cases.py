@@ -74,6 +74,12 @@ CASES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
      ("\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}", "\\begin{pmatrix} 1.0 & 2 \\\\[1ex] 3 & 4 \\end{pmatrix}"),
      ("\\begin{pmatrix} 1 & 3 \\\\ 2 & 4 \\end{pmatrix}", "\\begin{pmatrix} 1 & 2 & 3 & 4 \\end{pmatrix}", "1,2,3,4", "-2")),
     ("\\begin{pmatrix} -7 \\\\ 16 \\end{pmatrix}", ("\\begin{bmatrix} -7 \\\\ 16 \\end{bmatrix}",), ("\\begin{pmatrix} -7 & 16 \\end{pmatrix}", "\\begin{pmatrix} 7 \\\\ 16 \\end{pmatrix}")),
+    # what SymPy could work out itself is no answer yet
+    ("(-\\infty, 2)", ("x<2", "2>x"), ("2x+1<5", "x-2<0", "x \\le 2")),
+    ("3x^2\\sin x+x^3\\cos x", ("x^2(3\\sin x+x\\cos x)",), ("\\frac{d}{dx}(x^3\\sin x)", "3x^2\\sin x")),
+    ("\\begin{pmatrix} 1 & 4 \\\\ 3 & 10 \\end{pmatrix}", ("\\begin{bmatrix}1&4\\\\3&10\\end{bmatrix}",),
+     ("\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}\\begin{pmatrix}1&0\\\\0&2\\end{pmatrix}",)),
+    ("\\begin{pmatrix} 3 \\\\ 6 \\end{pmatrix}", ("3\\begin{pmatrix}1\\\\2\\end{pmatrix}",), ("2\\begin{pmatrix}1\\\\2\\end{pmatrix}",)),
     # number bases
     ("204_5", ("204_5", "204_{5}", "204"), ("204_6", "54", "205_5", "204_{10}")),
     ("1A3_{16}", ("1A3_{16}", "1A3"), ("1A3_8", "1A4_{16}", "419")),

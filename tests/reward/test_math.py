@@ -36,6 +36,7 @@ def pool():
         ("so \\boxed{\\frac{1}{2}} and \\boxed{\\sqrt{x_{1}}}.", "\\boxed{ANSWER}", "\\sqrt{x_{1}}"),
         ("\\boxed{\\{1,2\\}}", "auto", "\\{1,2\\}"),
         ("\\boxed{12", "auto", None),
+        ("\\boxed{41}, no: \\boxed {42}", "auto", "42"),
         ("# Title\n\\boxed{5}\n# Note", "auto", "5"),
         ("gsm #### 1,234", "auto", "1,234"),
         ("<answer>a<answer> 3 </answer>", "<answer>ANSWER</answer>", "3"),

@@ -288,6 +288,9 @@ def test_limits_are_told_apart(backend):  # noqa: F811
         outcome = run(backend, "sh", "-c", script, limits=Limits(**words))
         assert outcome.limit == name and time.monotonic() - started < 30, (name, outcome)
     assert len(run(backend, "yes", limits=Limits(output_bytes=1000)).stdout) == 1000
+    for _ in range(3):  # over at the very end, too late to be stopped
+        outcome = run(backend, "printf", "12", limits=Limits(output_bytes=1))
+        assert (outcome.limit, outcome.stdout) == ("output", b"1"), outcome
 
 
 @pytest.mark.parametrize("backend", ["warm"], indirect=True)  # the one whose programs come from one process

@@ -122,9 +122,11 @@ class Crun:
         return _Slot(seat, network, folder)
 
     def _remove(self, slot: _Slot) -> None:
-        slot.seat.remove()
-        os.close(slot.network)
-        shutil.rmtree(slot.folder)
+        try:
+            slot.seat.remove()
+        finally:
+            os.close(slot.network)
+            shutil.rmtree(slot.folder)
 
 
 def config(rootfs: Path, init: Path, network: str, disk_mb: int, files: int) -> dict[str, object]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from k15.sandbox.backends import wire
 from k15.sandbox.job import Job, Outcome
@@ -42,23 +43,22 @@ class NotTakenError(Exception):
 
 def hand_over(link: socket.socket, words: bytes, request: bytes, job: Job) -> Outcome:
     """Send `words` and a job's socket, output and errors to who starts it, and see the job through. Raises NotTakenError."""
-    ours, theirs = socket.socketpair()
-    out, out_theirs = os.pipe()
-    err, err_theirs = os.pipe()
-    try:
-        with ours:
-            try:
-                socket.send_fds(link, [words], [theirs.fileno(), out_theirs, err_theirs])
-            except OSError as e:
-                raise NotTakenError(str(e)) from e
-            finally:
-                theirs.close()
-                os.close(out_theirs)
-                os.close(err_theirs)
-            return converse(ours, out, err, request, job)
-    finally:
-        os.close(out)
-        os.close(err)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as others:
+        try:
+            control, theirs = socket.socketpair()
+            ours.enter_context(control)
+            others.enter_context(theirs)
+            ends = []
+            for _ in range(2):
+                reads, writes = os.pipe()
+                ours.callback(os.close, reads)
+                others.callback(os.close, writes)
+                ends.append((reads, writes))
+            socket.send_fds(link, [words], [theirs.fileno(), *(writes for _, writes in ends)])
+        except OSError as e:
+            raise NotTakenError(str(e)) from e
+        others.close()
+        return converse(control, ends[0][0], ends[1][0], request, job)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -93,7 +93,10 @@ def converse(ours: socket.socket, out: int, err: int, request: bytes, job: Job) 
     stdout, stderr = (bytes(s[: job.limits.output_bytes]) for s in streams.values())
     if late:
         return Outcome(None, stdout=stdout, stderr=stderr, error=LATE)
-    return wire.outcome(bytes(talk.report), job, stdout, stderr)
+    found = wire.outcome(bytes(talk.report), job, stdout, stderr)
+    if found.limit is None and found.error is None and any(len(s) > job.limits.output_bytes for s in streams.values()):
+        return replace(found, limit="output")  # it ended before init had read that it is to be stopped
+    return found
 
 
 class _Talk:

@@ -21,6 +21,10 @@ _START_S = 30.0
 _STATUS = struct.Struct("=i")
 
 
+class LauncherError(SandboxError):
+    """A launcher has ended or does not answer: no fault of the job, which another one can start."""
+
+
 class Launcher:
     """`enter`: the options of `launch` that say where to sit. One job at a time. Raises SandboxError where it cannot."""
 
@@ -40,7 +44,7 @@ class Launcher:
             self._process.kill()
             why = self._process.communicate()[1].decode(errors="replace").strip()
             self._link.close()
-            raise SandboxError(f"the sandbox's launcher does not start: {why}")
+            raise LauncherError(f"the sandbox's launcher does not start: {why}")
         self._link.settimeout(END_S)
 
     @property
@@ -53,7 +57,7 @@ class Launcher:
         try:
             result = hand_over(self._link, words, request, job)
         except NotTakenError as e:
-            raise SandboxError(f"the sandbox's launcher takes no job: {e}") from e
+            raise LauncherError(f"the sandbox's launcher takes no job: {e}") from e
         return wire.explained(result, self._ended(kill))
 
     def _ended(self, kill: Callable[[], None]) -> int:
@@ -69,7 +73,7 @@ class Launcher:
             if len(answer) == _STATUS.size:
                 return os.waitstatus_to_exitcode(_STATUS.unpack(answer)[0])
             break
-        raise SandboxError("the sandbox's launcher does not answer")
+        raise LauncherError("the sandbox's launcher does not answer")
 
     def close(self) -> None:
         """End it; no job may be running."""
