@@ -17,6 +17,7 @@ from k15.log.sweep import is_sweep, read_sweep
 FIELDS = ("JobID", "State", "ElapsedRaw", "NNodes", "AllocTRES", "ConsumedEnergyRaw")
 JOB = r"\d+(_\d+)?"
 J_PER_KWH = 3.6e6
+_LOG = rf"(?:^|-)({JOB})(?:_\d+_log)?\.out$"  # submitit's JOB_TASK_log.out, a rendered script's k15-NAME-JOB.out
 MOST_JOBS = 500  # in one call of sacct
 
 
@@ -103,7 +104,7 @@ def jobs_of(folder: Path) -> list[str]:
     """The jobs of a run folder that are known: its last, those whose logs `k15 launch` put there, and nodes that joined."""
     last, record = job_of(folder)
     found = [last] if last is not None and record.get("kind", "slurm") == "slurm" else []
-    found += [m[1] for p in (folder / "logs" / "launch").glob("*.out") if (m := re.match(rf"({JOB})_\d+_log\.out$", p.name))]
+    found += [m[1] for p in (folder / "logs" / "launch").glob("*.out") if (m := re.search(_LOG, p.name))]
     found += [p.stem for p in (folder / "scale").glob("*.json") if re.fullmatch(JOB, p.stem)]
     if is_sweep(folder.parent):
         points = read_sweep(folder.parent).points.values()

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"cluster.nodes is {cluster.nodes}, but a sandbox is served on one node; launch it several times.")
     command = shlex.join([sys.executable, "-m", "k15"])
     body = ["k15_sandbox", f'k15_job {command} "${{K15_WORDS[@]}}" {shlex.join(options)}'.rstrip()]
-    text = script(cluster, body, job_name="k15-sandbox", log_dir=Path.cwd())
+    text = script(cluster, body, job_name="k15-sandbox", log_dir=Path.cwd(), warned=False)
     if len(words) < len(argv):
         print(text)
         return 0

@@ -18,9 +18,9 @@ def render(cfg: ClusterConfig, run_command: Sequence[str], *, job_name: str, log
     return script(cfg, [f"k15_job {shlex.join(run_command)}"], job_name=job_name, log_dir=log_dir)
 
 
-def script(cfg: ClusterConfig, body: Sequence[str], *, job_name: str, log_dir: str | Path) -> str:
-    """The same with shell lines in place of a command."""
-    lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in options(cfg, job_name, Path(log_dir)))]
+def script(cfg: ClusterConfig, body: Sequence[str], *, job_name: str, log_dir: str | Path, warned: bool = True) -> str:
+    """The same with shell lines in place of a command. `warned`: it saves on Slurm's signal before the time limit."""
+    lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in options(cfg, job_name, Path(log_dir), warned))]
     if cfg.rollout_nodes:
         lines += ["#SBATCH hetjob", *(f"#SBATCH --{option}" for option in rollout_options(cfg, job_name))]
     if cfg.setup:
@@ -29,9 +29,10 @@ def script(cfg: ClusterConfig, body: Sequence[str], *, job_name: str, log_dir: s
     return "\n".join(lines)
 
 
-def options(cfg: ClusterConfig, job_name: str, log_dir: Path) -> list[str]:
+def options(cfg: ClusterConfig, job_name: str, log_dir: Path, warned: bool = True) -> list[str]:
     """sbatch's options without the leading dashes."""
-    own = {"signal": f"B:USR1@{cfg.signal_before_s}", "open-mode": "append", "output": str(log_dir / "%x-%j.out")}
+    own = {"signal": f"B:USR1@{cfg.signal_before_s}" if warned else None, "open-mode": "append"}
+    own["output"] = str(log_dir / "%x-%j.out")
     return _written(_of_nodes(cfg, job_name) | own, cfg)
 
 

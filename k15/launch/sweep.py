@@ -62,6 +62,12 @@ class _Resuming(ABC):
         _take(sweep, here, folder)
         todo = {n: p for n, p in here.items() if not is_finished(folder / p.folder)}
         sweep.write(folder)
+        if not isinstance(self, SlurmSweep) and (going := _going(todo)):
+            number = min(going)
+            raise ConfigError(
+                f"point {number} is still job {todo[number].job} in the queue, and must not run twice. Give "
+                "hydra/launcher=slurm to wait for it, or scancel it."
+            )
         skipped = f", {len(here) - len(todo)} finished before" if len(todo) < len(here) else ""
         print(f"sweep {folder}: {len(here)} points{skipped}", flush=True)
         ends = self.run_points(sweep, folder, todo) if todo else {}
@@ -85,6 +91,15 @@ class _Resuming(ABC):
     @abstractmethod
     def run_points(self, sweep: Sweep, folder: Path, todo: Mapping[int, SweepPoint]) -> dict[int, str]:
         """Run points `todo` to their ends; the end of each: COMPLETED, or what happened instead."""
+
+
+def _going(points: Mapping[int, SweepPoint]) -> set[int]:
+    """Points whose job of an earlier call is still in the queue. Raises ClusterError where that is not known."""
+    known = [p.job for p in points.values() if p.job is not None]
+    queued = _states(known) if known else {}
+    if queued is None:
+        raise ClusterError("squeue does not answer, so it is not known which points still run; the same words later go on.")
+    return {n for n, p in points.items() if queued.get(p.job) in QUEUED}
 
 
 def value_of(point: Path) -> float | None:
@@ -160,11 +175,7 @@ class SlurmSweep(_Resuming, SlurmLauncher):
     """hydra/launcher=slurm and submitit_slurm: a job array, array_parallelism tasks of it at once."""
 
     def run_points(self, sweep: Sweep, folder: Path, todo: Mapping[int, SweepPoint]) -> dict[int, str]:
-        known = [p.job for p in todo.values() if p.job is not None]
-        queued = _states(known) if known else {}
-        if queued is None:
-            raise ClusterError("squeue does not answer, so it is not known which points still run; the same words later go on.")
-        going = {n for n, p in todo.items() if queued.get(p.job) in QUEUED}
+        going = _going(todo)
         new = {n: p for n, p in todo.items() if n not in going}
         for number in sorted(going):
             print(f"point {number} is still job {todo[number].job} in the queue: waiting for it", flush=True)

@@ -27,14 +27,14 @@ check_free() {
   local pair folder need have inodes probe
   for pair in $K15_FREE; do
     folder=${pair%:*} need=${pair##*:}
-    read -r have inodes < <(timeout 20 df -k --output=avail,ipcent "$folder" 2>/dev/null | tail -n 1)
+    read -r have inodes < <(timeout -k 1 4 df -k --output=avail,ipcent "$folder" 2>/dev/null | tail -n 1)
     if [[ ! ${have:-} =~ ^[0-9]+$ ]]; then
       bad "disk $folder does not answer"
     elif ((have < need * 1048576)); then
       bad "disk $folder has $((have / 1048576)) GB free of the $need it needs"
     elif [[ ${inodes%\%} =~ ^[0-9]+$ ]] && ((${inodes%\%} >= 99)); then
       bad "disk $folder has no files free"
-    elif ! probe=$(timeout 20 mktemp "$folder/.k15-check.XXXXXX" 2>/dev/null) || ! rm -f "$probe"; then
+    elif ! probe=$(timeout -k 1 4 mktemp "$folder/.k15-check.XXXXXX" 2>/dev/null) || ! rm -f "$probe"; then
       bad "disk $folder cannot be written"
     fi
   done
@@ -56,7 +56,7 @@ check_shared_memory() {
 check_gpus() {
   local rows index errors slow mhz count=0
   [[ -n $K15_GPUS ]] || return 0
-  if ! rows=$(timeout 60 nvidia-smi --format=csv,noheader,nounits \
+  if ! rows=$(timeout -k 1 15 nvidia-smi --format=csv,noheader,nounits \
     --query-gpu=index,ecc.errors.uncorrected.volatile.total,clocks_throttle_reasons.hw_slowdown,clocks.applications.graphics 2>&1); then
     bad "GPUs: nvidia-smi fails: $(head -n 1 <<<"$rows" | cut -c 1-80)"
     return
@@ -73,7 +73,7 @@ check_gpus() {
   ((count == K15_GPUS)) || bad "GPUs: $count of $K15_GPUS"
   while IFS=, read -r index errors slow; do
     [[ ${errors// /}${slow// /} != *Yes* && ${errors// /}${slow// /} != *1* ]] || bad "GPU $index must replace memory rows (reset it)"
-  done < <(timeout 60 nvidia-smi --format=csv,noheader \
+  done < <(timeout -k 1 15 nvidia-smi --format=csv,noheader \
     --query-remapped-rows=gpu_uuid,remapped_rows.pending,remapped_rows.failure 2>/dev/null)
 }
 
@@ -81,7 +81,7 @@ check_gpus() {
 check_idle_gpus() {
   local pids
   [[ -n $K15_GPUS && -n ${SLURM_JOB_GPUS:-} ]] || return 0
-  mapfile -t pids < <(timeout 60 nvidia-smi --id="$SLURM_JOB_GPUS" --query-compute-apps=pid --format=csv,noheader 2>/dev/null)
+  mapfile -t pids < <(timeout -k 1 15 nvidia-smi --id="$SLURM_JOB_GPUS" --query-compute-apps=pid --format=csv,noheader 2>/dev/null)
   ((${#pids[@]} == 0)) || bad "GPUs $SLURM_JOB_GPUS are in use by processes ${pids[*]:0:5}"
 }
 

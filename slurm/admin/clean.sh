@@ -263,14 +263,23 @@ clean_gpus() { # GPUS UID
   done
 }
 
-# Ports that a user without a job still listens on: the user's processes are gone, so another's holds them.
+# Ports that a user without a job still listens on: the user's processes are gone, so another's holds them. Only what is held by the
+# same socket in look after look counts: a neighbour's job may be ending just now, and its own epilog frees what it left.
 check_ports() {
-  local line address uid held=() lines
-  mapfile -t lines < <(awk '$4 == "0A" {print $2, $8}' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
-  list_live "${SLURM_JOB_ID:-}"
-  for line in "${lines[@]}"; do
-    read -r address uid <<<"$line"
-    if gone "$uid"; then held+=("$((16#${address##*:}))"); fi
+  local look line address uid socket held lines before=()
+  for look in 1 2 3 4 5; do
+    ((look == 1)) || sleep 1
+    held=()
+    mapfile -t lines < <(awk '$4 == "0A" {print $2, $8, $10}' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
+    list_live "${SLURM_JOB_ID:-}"
+    for line in "${lines[@]}"; do
+      read -r address uid socket <<<"$line"
+      gone "$uid" || continue
+      ((look > 1)) && [[ " ${before[*]} " != *" $((16#${address##*:})):$socket "* ]] || held+=("$((16#${address##*:})):$socket")
+    done
+    ((${#held[@]} > 0)) || return 0
+    before=("${held[@]}")
   done
-  ((${#held[@]} == 0)) || drain "ports ${held[*]:0:5} of ended jobs are still held"
+  held=("${held[@]%%:*}")
+  drain "ports ${held[*]:0:5} of ended jobs are still held"
 }
