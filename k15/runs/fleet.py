@@ -117,12 +117,11 @@ class Fleet:
         for old in await asyncio.to_thread(self.store.versions):
             if old != version:
                 await asyncio.to_thread(self.store.forget_version, old)
-        given = [e for e in self.engines.all if e.loaded == version]
         return {
             "handoff_publish_s": published - start, "handoff_pull_s": arrived - published, "handoff_load_s": loaded - arrived,
             "handoff_s": clock() - start, "handoff_bytes_pulled": float(elsewhere + sum(p["bytes_pulled"] for p in pulled)),
-            "handoff_bytes_read": float(sum(e.bytes_read for e in given)),
-            "canary_mean_abs": difference, "engines": float(len(given)),
+            "handoff_bytes_read": float(sum(e.bytes_read for e in self.engines.all if e.loaded == version)),
+            "canary_mean_abs": difference, "engines": float(len(self.engines.all)),
             **self._offloaded,
         }  # fmt: skip
 
