@@ -135,7 +135,9 @@ def check_fits(found: Answer, top: int) -> None:
     ranks = job.ranks
     while ranks < 1 << 17:
         ranks *= 2
-        if more := ranked(replace(job, ranks=ranks, sequences=max(job.sequences, ranks)), found.setup.machine, found.setup.room):
+        if more := ranked(
+            replace(job, ranks=ranks, sequences=max(job.sequences, ranks * job.steps)), found.setup.machine, found.setup.room
+        ):
             raise ConfigError(
                 f"{text} No layout of {job.ranks} ranks fits. {ranks} ranks do, for example {more[0].words()} "
                 f"({more[0].parts.peak / 1e9:.1f} GB a rank)."

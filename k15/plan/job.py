@@ -11,8 +11,8 @@ class TrainJob:
     """One training phase. Lengths in tokens.
 
     `ranks`: trainer ranks, `per_node` of them on a node. `pack`: tokens of a full micro-batch; a sequence that is longer has
-    one of its own, up to `longest`. `sequences` of `length` tokens
-    on average (`response` of them sampled) make an iteration of `steps` optimizer steps. `reset`: moments are forgotten
+    one of its own, up to `longest`. `sequences` of `length` tokens on average (`response` of them sampled; `squared`: the mean
+    of their squares, 0 where all are alike) make an iteration of `steps` optimizer steps. `reset`: moments are forgotten
     before each iteration, so that none are held in the backward pass of a single step. `local`: Megatron's torch layers
     (CPU), else Transformer Engine and flash-attn.
     """
@@ -30,6 +30,7 @@ class TrainJob:
     reset: bool = True
     local: bool = False
     longest: int = 0
+    squared: float = 0.0
 
     @property
     def data(self) -> int:
@@ -55,6 +56,21 @@ class TrainJob:
 
     @property
     def nodes_of_model(self) -> int:
-        """Nodes over which one copy of the dense weights lies."""
+        """Nodes over which one copy of all weights lies. A pipeline stage's ranks are neighbours; of them `tensor` hold its dense
+        weights, `expert` its experts."""
         p = self.parallel
-        return -(-p.tensor * p.pipeline // self.per_node)
+        stage = self.ranks // p.pipeline
+        if stage < self.per_node:  # several stages share a node
+            return -(-self.ranks // self.per_node)
+        wide = max(p.tensor, p.expert) if self.shape.experts else p.tensor
+        return p.pipeline * -(-wide // self.per_node)
+
+    @property
+    def idle(self) -> float:
+        """How much longer a step takes because some data-parallel ranks have no sequence in it; 1: all have."""
+        return max(1.0, self.data * self.steps / self.sequences)
+
+    @property
+    def mean_square(self) -> float:
+        """Of a sequence's length: what attention's work goes by."""
+        return self.squared if self.squared > 0 else self.length**2

@@ -58,7 +58,7 @@ def ranked(job: TrainJob, machine: Machine, room: float) -> list[Layout]:
     found = []
     for parallel in layouts(job.shape, job.ranks, job.parallel):
         here = replace(job, parallel=parallel)
-        if here.data > job.sequences:
+        if here.idle > 1:
             continue
         _, parts = worst_stage(here)
         if parts.peak <= room:

@@ -17,7 +17,8 @@ from k15.plan.rollout import Outage, PhaseResult, Speed, Work, phase
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is simulated. Times in seconds, lengths in tokens. `train_s`(tokens) is train_fixed_s + tokens * train_token_s.
+    """What is simulated. Times in seconds, lengths in tokens. `train_s`(tokens, prompts' too) is
+    train_fixed_s + tokens * train_token_s.
 
     `repetition`: share of responses that would run into `lengths.maximum` by repeating themselves; with `stop_at` they
     end so many tokens into it. `slow_share` of the engines takes `slow_factor` times as long, others drawn anew for each
@@ -101,7 +102,8 @@ def simulate(scenario: Scenario, iterations: int, seed: int, skip: int = 0) -> l
             flight = flying
             continue
         parts, last = _attributed(s, work, slow, outages)
-        parts |= {"train": s.train_fixed_s + trained * s.train_token_s, "handoff": s.handoff_s}
+        with_prompts = trained + int(finished.sum()) * s.prompt_tokens
+        parts |= {"train": s.train_fixed_s + with_prompts * s.train_token_s, "handoff": s.handoff_s}
         found.append(Iteration(
             parts, int(now.sum()), trained, len(set(flight.group[finished].tolist())), old / max(trained, 1),
             int((number - flight.born[finished]).max(initial=0)), float(np.percentile(last.ends, 90)) if len(last.ends) else 0.0,

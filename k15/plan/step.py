@@ -48,7 +48,7 @@ def machine(device: Device, mfu: float, per_node: int) -> Machine:
 def operations(job: TrainJob) -> dict[str, float]:
     """Floating-point operations of an iteration over all ranks, by part; `repeated` is what recomputation does twice."""
     work = Work.of(job.shape)
-    layers = job.sequences * (work.token * job.length + work.square * job.length**2)
+    layers = job.sequences * (work.token * job.length + work.square * job.mean_square)
     reference = (job.steps - 1) / job.steps  # the first step's reference log-probs are its own (Trainer.train_iteration)
     head = job.sequences * work.response * job.response
     return {
@@ -61,8 +61,8 @@ def train_seconds(job: TrainJob, m: Machine) -> dict[str, float]:
     """Seconds of an iteration's training by part: compute, bubble, wires by what they carry, data, optimizer."""
     p, last = job.parallel, job.parallel.pipeline - 1
     micro = job.micro_batches * job.steps
-    compute = max(compute_seconds(job, m, stage) for stage in {0, last})
-    wires = _wires(job, m, job.sequences * job.length / job.data / p.context)
+    compute = job.idle * max(compute_seconds(job, m, stage) for stage in {0, last})
+    wires = _wires(job, m, job.idle * job.sequences * job.length / job.data / p.context)
     slot = (compute + sum(wires.values())) / micro
     reduced = max(_reduce(job, m, stage) for stage in {0, last})
     updated = max(optimizer_seconds(job, m, stage) for stage in {0, last})
@@ -105,7 +105,7 @@ def _wires(job: TrainJob, m: Machine, tokens: float) -> dict[str, float]:
     passes, layers = 2 + p.recompute, s.layers / p.pipeline
     hidden = tokens * s.hidden * b
     tensor = 4 * hidden * (p.tensor - 1) / p.tensor  # two all-reduces, or as many gather-scatter pairs, a layer and pass
-    keys = s.heads * s.head_dim if s.latent is not None else (s.heads + s.kv_heads) * s.head_dim
+    keys = s.heads * (s.head_dim + s.latent.value) if s.latent is not None else (s.heads + s.kv_heads) * s.head_dim
     context = 2 * tokens * keys * b / p.tensor * (p.context - 1) / p.context
     routed = tokens * s.experts_per_token * s.hidden * b / (p.tensor if p.sequence_parallel else 1)
     expert = 2 * routed * (p.expert - 1) / p.expert  # dispatch and combine

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from k15.config.check import check
 from k15.config.compose import compose_as, settings
 from k15.config.plan import PlanConfig
@@ -133,13 +135,15 @@ def setup_of(cfg: PlanConfig) -> tuple[Setup, Lengths]:
     shape = read_shape(_model(cfg))
     check_layout(shape, cfg.parallel, cfg.cluster.nodes * cfg.parallel.ranks_per_node)
     lengths = _lengths(cfg)
-    response = _mean(lengths)
+    drawn = _draws(lengths)
+    response = float(drawn.mean())
     job = TrainJob(
         shape, cfg.parallel, cfg.cluster.nodes * cfg.parallel.ranks_per_node, cfg.parallel.ranks_per_node,
         2 if cfg.model.dtype == "bfloat16" else 4, cfg.algo.micro_batch_tokens,
         cfg.algo.prompts_per_iteration * cfg.algo.samples_per_prompt, p.prompt_tokens + response, response,
         steps=cfg.algo.minibatches, reset=cfg.algo.reset_optimizer, local=cpu,
         longest=min(cfg.model.max_context_tokens, p.prompt_tokens + r.max_response_tokens),
+        squared=float(((p.prompt_tokens + drawn) ** 2.0).mean()),
     )  # fmt: skip
     device = _device(cfg)
     mfu = device.mfu if p.mfu is None else p.mfu
@@ -187,10 +191,9 @@ def _lengths(cfg: PlanConfig) -> Lengths:
     return lognormal(max(1.0, longest / 8) if p.median_tokens is None else p.median_tokens, p.p99_over_p50, longest)
 
 
-def _mean(lengths: Lengths) -> float:
-    import numpy as np
-
-    return float(lengths.draw(20000, np.random.default_rng(0)).mean())
+def _draws(lengths: Lengths) -> np.ndarray:
+    """Enough of them for a mean."""
+    return lengths.draw(20000, np.random.default_rng(0))
 
 
 def _scenario(cfg: PlanConfig, lengths: Lengths) -> Scenario:
@@ -202,7 +205,7 @@ def _scenario(cfg: PlanConfig, lengths: Lengths) -> Scenario:
         r.budget_tokens, 0.0, 0.0, 0.0, repetition=p.repetition,
         stop_at=repeats.max_period * repeats.min_repeats if repeats.enabled else None, slow_share=p.slow_share,
         slow_factor=p.slow_factor, restart_s=p.restart_s,
-        mtbf_s=None if p.mtbf_node_h is None else p.mtbf_node_h * 3600 / r.engines_per_node,
+        mtbf_s=None if p.mtbf_node_h is None else p.mtbf_node_h * 3600,  # of a node, and so of each engine on it
     )  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from k15.config.schema import ParallelConfig
 from k15.errors import ConfigError, K15Error
 from k15.plan import known, memory, model, published
+from k15.plan.job import TrainJob
 from k15.runs.plan import main, parse, plan, setup_of
-from k15.train.shape import check_layout, read_shape
+from k15.train.shape import ModelShape, check_layout, read_shape
 
 TRILLION = published.DEEPSEEK_V3 | {"hidden_size": 8192, "num_hidden_layers": 64, "n_routed_experts": 320}
 
@@ -120,3 +121,15 @@ def test_it_takes_the_very_words_of_a_launch(capsys):
     assert main(["plan.device=cpu", "--simulate", "plan.scale=[1,2]", "plan.iterations=2", "plan.mtbf_node_h=0.01"]) == 0
     out = capsys.readouterr().out
     assert "off-policy" in out and "as many prompts for each GPU" in out
+
+
+def test_over_how_many_nodes_a_copy_of_the_model_lies() -> None:
+    """Neighbouring ranks make a pipeline stage, and split experts have one owner each."""
+
+    def nodes(shape: ModelShape, ranks: int, **parallel: int) -> int:
+        return TrainJob(shape, ParallelConfig(ranks_per_node=8, **parallel), ranks, 8, 2, 4096, 64, 100, 50).nodes_of_model
+
+    dense = read_shape(next(run.model for run in published.RUNS if run.name.startswith("Llama 3 405B")))
+    sparse = read_shape(TRILLION)
+    assert nodes(dense, 32, pipeline=4) == 4 and nodes(dense, 8, pipeline=4) == 1 and nodes(dense, 32, tensor=8) == 1
+    assert nodes(sparse, 64, expert=64) == 8 and nodes(sparse, 64, expert=8) == 1 and nodes(dense, 16, pipeline=8) == 2

@@ -128,3 +128,9 @@ def test_lengths_have_the_tail_that_was_asked_for(tmp_path):
             lognormal(*wrong, 100)
     with pytest.raises(DataError, match="no lengths"):
         of_run(tmp_path, 100)
+
+
+def test_training_takes_prompts_too() -> None:
+    scenario = replace(SCENARIO, prompt_tokens=4096, train_token_s=1e-3, train_fixed_s=0.0)
+    (one,) = simulate(scenario, 1, seed=0)  # all of 64 x 8 sequences end within the budget
+    assert one.parts["train"] == pytest.approx((one.trained_tokens + 512 * 4096) * 1e-3)
