@@ -1,5 +1,7 @@
 """`k15 launch COMMAND [settings] [--dry-run]`: check the settings here, then submit the command as a job."""
 
+import os
+import sys
 from collections.abc import Sequence
 
 from k15.config.commands import COMMANDS
@@ -36,6 +38,8 @@ def named(words: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the job's id, or with --dry-run the script; `k15.cli` has checked the settings. Raises ConfigError."""
+    if os.environ.get("K15_ENV"):
+        print(f"k15 launch: K15_ENV is for `sbatch slurm/*.sbatch`; what is launched runs with {sys.executable}", file=sys.stderr)
     if argv and argv[0] == "pipeline":
         return pipeline.main(argv[1:])
     if argv and argv[0] == "sandbox":
