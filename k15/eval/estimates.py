@@ -88,4 +88,5 @@ def of_values(values: Sequence[float]) -> tuple[Interval, str]:
     if all(v in (0.0, 1.0) for v in values):
         return wilson(sum(values), len(values)), "Wilson"
     found = paired_gain([0.0] * len(values), values)
-    return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high)), "bootstrap over problems"
+    method = "bound on other values" if len(set(values)) == 1 else "bootstrap over problems"
+    return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high)), method

@@ -26,12 +26,13 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     words = [w for w in argv if w != "--dry-run"]
-    ours = [w for w in words if not w.startswith("-") and w.startswith("cluster.")]
+    ours = [w for w in words if w.startswith("cluster.")]
     options = [w for w in words if w not in ours]
-    for word in options:
+    for before, word in zip(["", *options], options, strict=False):
         if word.partition("=")[0] in OURS:
             raise ConfigError(f"{word.partition('=')[0]} is not to be given: the job's number and node decide it.")
-        if word.partition("=")[0].replace(".", "_").isidentifier() and "=" in word:
+        of_option = before.startswith("--") and "=" not in before  # --image NAME=DIR
+        if not of_option and word.partition("=")[0].replace(".", "_").isidentifier() and "=" in word:
             raise ConfigError(
                 f"{word} is no setting of a sandbox's job; those are cluster.*, and options of `k15 sandbox serve`."
             )

@@ -185,6 +185,7 @@ def test_templates_have_their_names_in_launch(capsys) -> None:
     assert cli.main(["sandbox", "cluster.cpus_per_task=3", "--workers=2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "#SBATCH --cpus-per-task=3\n" in said and '"${K15_WORDS[@]}" --workers=2\n' in said
+    assert cli.main(["sandbox", "--image", "mine=/images/mine", "--dry-run"]) == 0
     for words, message in (
         (["cluster.nodes=2"], "served on one node"), (["name=x"], "those are cluster"), (["--host=1.2.3.4"], "not to be given"),
         (["cluster.kind=local"], "on Slurm only"),
