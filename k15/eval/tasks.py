@@ -4,6 +4,7 @@
 (`k15.eval.lm_harness`).
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ PROMPTS = {
     ),
 }
 LM_EVAL = "lm_eval"  # lm_eval:TASK is run by lm-eval itself
+LONGEST_NAME = 200  # bytes; a file system takes 255, and .meta.json.part comes behind
 MULTIPLE = ("A", "B", "C", "D", "E", "F", "G", "H", "I", "J")
 
 
@@ -182,8 +184,8 @@ def split_name(spec: str) -> tuple[str, str]:
     return name, argument
 
 
-def load(spec: str, source: Source, limit: int | None) -> tuple[Task, list[Prompt]]:
-    """The task and its first `limit` problems (None: all). Raises ConfigError, DataError."""
+def load(spec: str, source: Source) -> tuple[Task, list[Prompt]]:
+    """The task and its problems. Raises ConfigError, DataError."""
     name, argument = split_name(spec)
     task = TASKS[name]
     prompts = task.load(Source(source.data_dir, argument, source.hub))
@@ -191,12 +193,15 @@ def load(spec: str, source: Source, limit: int | None) -> tuple[Task, list[Promp
     if len(set(ids)) < len(ids):
         double = next(i for i in ids if ids.count(i) > 1)
         raise DataError(f"{spec}: the id {double!r} is used twice; ids of problems must be unique.")
-    return task, prompts if limit is None else prompts[:limit]
+    return task, prompts
 
 
 def file_name(spec: str) -> str:
-    """A task's spec as the name of its files: `jsonl:data/my.jsonl` is `jsonl-data_my.jsonl`."""
-    return re.sub(r"[^\w.-]+", "_", spec.replace(":", "-", 1))
+    """A task's spec as the name of its files: `jsonl:data/my.jsonl` is `jsonl-data_my.jsonl`; a long one ends in a digest."""
+    name = re.sub(r"[^\w.-]+", "_", spec.replace(":", "-", 1))
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{spec.partition(':')[0]}-{hashlib.sha256(spec.encode()).hexdigest()[:16]}"
 
 
 def ask(prompt: Prompt, template: str) -> str:
@@ -222,4 +227,9 @@ def checked(specs: Sequence[str]) -> list[str]:
         split_name(spec)
         if spec in specs[:n]:
             raise ConfigError(f"tasks names {spec!r} twice.")
+        if same := [s for s in specs[:n] if file_name(s) == file_name(spec)]:
+            raise ConfigError(
+                f"tasks has {same[0]!r} and {spec!r}, whose answers would share the file {file_name(spec)}.jsonl. Rename one "
+                "of the files, or evaluate them in runs of their own."
+            )
     return list(specs)

@@ -20,17 +20,9 @@ from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header, wei
 
 PIECE = 1 << 22  # elements: 16 MiB in fp32
 RECORD = "merge.json"
-MAY_DIFFER = {
-    "_name_or_path",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "use_cache",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "max_position_embeddings",
-}  # of config.json: no part of the shape
+UNREAD = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+KEPT_OF_FIRST = {"bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"}
+MAY_DIFFER = UNREAD | KEPT_OF_FIRST  # of config.json: no part of the shape
 log = get_logger("merge")
 
 
@@ -141,6 +133,12 @@ def check_folders(folders: Sequence[Path], out: Path) -> list[dict[str, Stored]]
         )
         if fault is not None:
             raise DataError(f"{folders[0]} and {folder} cannot be merged: {fault}.")
+        for key in sorted(KEPT_OF_FIRST):
+            if configs[0].get(key) != config.get(key):
+                log.warning(
+                    "%s of config.json is %r in %s and %r in %s; the merge has the first", key, configs[0].get(key), folders[0],
+                    config.get(key), folder,
+                )  # fmt: skip
     needed = sum(t.nbytes for t in models[0].values())
     parent = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
     free = shutil.disk_usage(parent).free

@@ -63,7 +63,7 @@ def preflight(cfg: EvaluationConfig, nodes: int) -> list[Plan]:
     if cfg.watch is None and not cfg.score_only:
         subject = Subject.of(cfg)
         for plan in found:
-            subject.sampling(cfg, plan.task, plan.asked, plan.samples)
+            plan.sampling(cfg, subject)
     return found
 
 
@@ -118,9 +118,7 @@ def _sample(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan], subject
             store = stack.enter_context(Responses(run_dir / "responses", file_name(plan.spec), plan.asked))
             store.check(plan.settings(cfg, subject))
             if any((i, n) not in store.found for i in plan.asked for n in range(plan.samples)):
-                missing.append(
-                    (plan.spec, plan.asked, plan.samples, subject.sampling(cfg, plan.task, plan.asked, plan.samples), store)
-                )
+                missing.append((plan.spec, plan.asked, plan.samples, plan.sampling(cfg, subject), store))
         atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())  # after the check: these are the answers' settings
         lm = lm_settings(cfg, subject)
         open_ = [s for s in others(cfg) if not lm_harness.finished(_lm_folder(run_dir, s), lm)]

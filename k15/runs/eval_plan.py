@@ -9,6 +9,7 @@ from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig
 from k15.errors import ConfigError
 from k15.eval import lm_harness
+from k15.eval.endpoint import Sampling
 from k15.eval.sources import Source
 from k15.eval.tasks import LM_EVAL, Task, ask, load, split_name, template_of
 from k15.runs.eval_engine import Subject
@@ -24,15 +25,21 @@ class Plan:
     prompts: tuple[Prompt, ...]
     template: str
     samples: int
+    whole: tuple[Prompt, ...]
+    """All problems, also those that `limit` leaves out: room for answers does not depend on it."""
 
     @property
     def asked(self) -> dict[str, str]:
         """What each problem is asked as, by its id."""
         return {p.id: ask(p, self.template) for p in self.prompts}
 
+    def sampling(self, cfg: EvaluationConfig, subject: Subject) -> Sampling:
+        """How its answers are sampled. Raises ConfigError."""
+        return subject.sampling(cfg, self.task, {p.id: ask(p, self.template) for p in self.whole}, self.samples)
+
     def settings(self, cfg: EvaluationConfig, subject: Subject) -> dict[str, object]:
         """What its answers stand on; written down beside them and printed with every number. Raises ConfigError."""
-        sampling = subject.sampling(cfg, self.task, self.asked, self.samples)
+        sampling = self.sampling(cfg, subject)
         return {
             "model": model_name(cfg), "weights": subject.fingerprint, "temperature": sampling.temperature,
             "top_p": sampling.top_p, "max_tokens": sampling.max_tokens, "seed": cfg.seed, "stop": list(sampling.stop),
@@ -46,13 +53,13 @@ def plans(cfg: EvaluationConfig) -> list[Plan]:
     for spec in cfg.tasks:
         if split_name(spec)[0] == LM_EVAL:
             continue
-        task, prompts = load(spec, Source(cfg.data_dir, hub=cfg.hub), cfg.limit)
+        task, prompts = load(spec, Source(cfg.data_dir, hub=cfg.hub))
         samples = _samples(cfg, task)
         if bad := [k for k in cfg.pass_at if k > samples]:
             raise ConfigError(
                 f"pass_at has {bad[0]}, but {spec} has {samples} answers a problem; give sampling.samples={bad[0]}."
             )
-        found.append(Plan(spec, task, tuple(prompts), template_of(task, cfg.prompt), samples))
+        found.append(Plan(spec, task, tuple(prompts[: cfg.limit]), template_of(task, cfg.prompt), samples, tuple(prompts)))
     return found
 
 

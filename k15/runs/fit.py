@@ -6,6 +6,7 @@ A task reads its data once (all ranks get whole steps from the controller), hold
 import hashlib
 import io
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
@@ -30,6 +31,7 @@ from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
 
 log = get_logger("fit")
+KEEP_EVERY_S = 60.0  # of the reference's log-probs while they are computed
 
 
 class Task(ABC):
@@ -192,15 +194,22 @@ class DpoTask(Task):
         if not len(missing):
             return True
         lengths = np.concatenate((self.examples.lengths, self.extra.lengths))[missing]
+        kept = time.monotonic()
         for chosen in np.split(missing, even_cuts(lengths, self.cfg.stage.batch_tokens)[1:-1]):
             self.reference[chosen] = await trainer.call("sequence_logprobs", samples=[self._numbered(i) for i in chosen])
             self._check_reference(chosen)
             if stopped():
                 break
+            if time.monotonic() - kept > KEEP_EVERY_S:  # a killed run loses no more
+                self._keep(path)
+                kept = time.monotonic()
+        self._keep(path)
+        return bool(np.isfinite(self.reference[missing]).all())  # computed ones are, so False means that a stop came before
+
+    def _keep(self, path: Path) -> None:
         written = io.BytesIO()
         np.save(written, self.reference)
         atomic_write(path, written.getvalue())
-        return bool(np.isfinite(self.reference[missing]).all())  # computed ones are, so False means that a stop came before
 
     def _check_reference(self, numbers: np.ndarray) -> None:
         """Raises TrainerError where a log-prob of these samples is no number: asked again it would be none either."""

@@ -8,6 +8,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from k15.config.compose import compose_as
@@ -87,6 +88,25 @@ def test_a_reference_that_is_no_number_ends_the_run_and_a_stop_does_not(tmp_path
     assert begun(task, tmp_path, -5.0) == (True, 0) and set(task.reference) == {-3.0, -4.0}  # what was kept is used
     (tmp_path / "model" / "model.safetensors").write_bytes(b"trained on")
     assert begun(dpo(tmp_path), tmp_path, -5.0)[1] > 1, "other weights, another reference"
+
+
+def test_a_run_killed_while_the_reference_is_computed_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("k15.runs.fit.KEEP_EVERY_S", 0.0)
+    calls = 0
+
+    def killed() -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return False
+
+    with rank_0(sequence_logprobs=lambda samples: [-3.0] * len(samples)) as trainer, pytest.raises(KeyboardInterrupt):
+        asyncio.run(dpo(tmp_path).begin(trainer, tmp_path, killed))
+    kept = np.load(next(tmp_path.glob("reference-*")))
+    assert 0 < np.isfinite(kept).sum() < len(kept)
+    task = dpo(tmp_path)
+    assert begun(task, tmp_path, -4.0)[0] and set(task.reference) == {-3.0, -4.0}
 
 
 def test_what_a_resumed_run_cannot_go_on_from_is_known_without_ranks(tmp_path):

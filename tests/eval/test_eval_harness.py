@@ -22,6 +22,7 @@ from k15.eval.sources import Source
 from k15.eval.standings import compare
 from k15.eval.tasks import file_name, load
 from k15.runs.eval import evaluate
+from k15.runs.eval_engine import Subject
 from k15.runs.eval_plan import plans
 from k15.types import Prompt
 
@@ -63,8 +64,8 @@ def test_reference_solutions_of_other_tasks_score_100_percent(tmp_path: Path) ->
     from k15.eval.tasks import load as problems
 
     for spec in ("aime24", "gsm8k"):
-        _, prompts = problems(spec, Source(DATA), 200)
-        assert len(prompts) == (30 if spec == "aime24" else 200)
+        _, prompts = problems(spec, Source(DATA))
+        assert len(prompts) == (30 if spec == "aime24" else 1319)
         results = answered(
             tmp_path / spec, spec, lambda p, i: f"Some reasoning.\n\\boxed{{{p.answer}}}", data=Path(DATA), limit=200
         )  # fmt: skip
@@ -74,7 +75,7 @@ def test_reference_solutions_of_other_tasks_score_100_percent(tmp_path: Path) ->
     gold = {r["answer"] for r in map(json.loads, (Path(DATA) / "gsm8k" / "test.jsonl").read_text().splitlines())}
     results = answered(tmp_path / "lm", "gsm8k_cot_zeroshot", lambda p, i: p.answer, data=Path(DATA))
     assert results[0]["value"] == 1.0 and len(gold) > 1000
-    _, letters = problems("mmlu_stem", Source(DATA), 20)
+    _, letters = problems("mmlu_stem", Source(DATA))
     assert {p.answer for p in letters} <= set("ABCD") and "\nA. " in letters[0].text
 
 
@@ -122,6 +123,7 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path: Path, capsys: py
         (["tasks=jsonl"], "needs a JSONL file"),
         (["tasks=gsm8k:x"], "takes nothing after a colon"),
         (["tasks=math500,math500"], "twice"),
+        (["tasks=jsonl:a/b.jsonl,jsonl:a_b.jsonl"], "share the file jsonl-a_b.jsonl"),
         (["tasks=gsm8k"], "no model is given"),
         (["tasks=gsm8k", "engine.url=http://127.0.0.1:1/v1"], "engine.model"),
         (["tasks=gsm8k", "engine.url=ftp://x", "engine.model=m"], "must look like http"),
@@ -157,6 +159,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model"), TinyModelConfig(), 192)
 
 
+def test_a_limit_changes_no_answer_and_long_names_stay_names(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "two.jsonl"
+    path.write_text("".join(json.dumps({"id": str(n), "prompt": "1+" * n + "1=", "answer": "3"}) + "\n" for n in (1, 20)))
+    settings = []
+    for limit in (1, None):
+        cfg = EvaluationConfig(tasks=[f"jsonl:{path}"], limit=limit)
+        cfg.model.path = str(model)
+        (plan,) = plans(cfg)
+        assert len(plan.prompts) == (limit or 2)
+        settings.append(plan.settings(cfg, Subject.of(cfg)))
+    assert settings[0] == settings[1]
+    names = {file_name(f"jsonl:{'deep/' * 60}{n}.jsonl") for n in range(3)}
+    assert len(names) == 3 and max(map(len, names)) < 200
+
+
 def test_lists_may_be_written_without_brackets() -> None:
     words = [
         "tasks=a,lm_eval:b",
@@ -183,7 +200,7 @@ def test_bad_rows_are_named_by_their_line(tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
         path.write_text(json.dumps(good) + "\n" + json.dumps({**good, **change}) + "\n")
         with pytest.raises(DataError, match=said):
-            load(f"{name}:{path}", Source(), None)
+            load(f"{name}:{path}", Source())
 
 
 def test_half_a_line_and_answers_to_another_text_are_sampled_again(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_model_with_itself_is_itself_and_a_finished_merge_is_left_alone(tmp_pa
         merge([a, a], out)
 
 
-def test_the_first_difference_is_named(tmp_path):
+def test_the_first_difference_is_named(tmp_path, caplog):
     base = tensors(0, torch.float32)
     a = folder(tmp_path / "a", base)
 
@@ -103,7 +103,9 @@ def test_the_first_difference_is_named(tmp_path):
         "position_ids is of type I64 in the one and F32": other("i", base | {"position_ids": torch.zeros(7)}),
     }
     alike = edit(other("e"), "config.json", lambda c: c.update(eos_token_id=7, use_mrope=False))
+    caplog.clear()
     assert (merge([a, alike], tmp_path / "same") / "model.safetensors").is_file()  # no part of the shape
+    assert "eos_token_id of config.json is" in caplog.text and "use_mrope" not in caplog.text
     for message, wrong in cases.items():
         with pytest.raises(DataError, match=message):
             merge([a, wrong], tmp_path / "out")
