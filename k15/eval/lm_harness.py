@@ -123,22 +123,22 @@ def _local(cfg: LmEvalConfig, task: str, data: Path | None, out: Path) -> tuple[
     include = [Path(cfg.include_path)] if cfg.include_path is not None else []
     folder = next((f for prefix, f in LOCAL.items() if task.startswith(prefix) and not task.startswith(OTHER_DATA)), None)
     files = {} if data is None or folder is None else {s: data / folder / f"{s}.jsonl" for s in ("train", "test")}
-    if not files or not all(f.is_file() for f in files.values()) or include:
+    if not files or not all(f.is_file() for f in files.values()):
         return task, include
-    where = _definition(cfg, task)
-    if where is None:
+    where = _definition(_folder(cfg) / "tasks", task)
+    if where is None or any(_definition(f, task) for f in include):  # the user's own task reads what it says itself
         return task, include
     own = out / "tasks"
     own.mkdir(exist_ok=True)
     lines = [f"include: {where}", f"task: {task}{_SUFFIX}", "dataset_path: json", "dataset_name: null"]
     lines += ["dataset_kwargs:", "  data_files:", *(f"    {s}: {f.absolute()}" for s, f in files.items())]
     (own / f"{task}{_SUFFIX}.yaml").write_text("\n".join(lines) + "\n")
-    return task + _SUFFIX, [own]
+    return task + _SUFFIX, [*include, own]
 
 
-def _definition(cfg: LmEvalConfig, task: str) -> Path | None:
-    """The file in which lm-eval defines a task; None where there is none of that name."""
-    for path in sorted(_folder(cfg).glob("tasks/**/*.yaml")):
+def _definition(folder: Path, task: str) -> Path | None:
+    """The file below `folder` that defines a task; None where there is none of that name."""
+    for path in sorted(folder.glob("**/*.yaml")):
         if f"task: {task}\n" in path.read_text():
             return path
     return None

@@ -20,6 +20,6 @@ note() { printf '%(%FT%T)T %s %s%s: %s\n' -1 "$NODE" "$TOOL" "${SLURM_JOB_ID:+ j
 # drain REASON: no new job comes here. A node that is drained already keeps the reason that it has.
 drain() {
   note "drain: $*"
-  if timeout 20 scontrol show node -o "$NODE" 2>>"$K15_LOG" | grep -Eq ' State=[A-Z+]*DRAIN'; then return 0; fi
+  if timeout 20 scontrol show node -o "$NODE" 2>>"$K15_LOG" | grep -Eq ' State=[^ ]*DRAIN'; then return 0; fi
   timeout 20 scontrol update NodeName="$NODE" State=DRAIN Reason="$TOOL: $*" >>"$K15_LOG" 2>&1
 }
