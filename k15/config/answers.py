@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from k15.config.check import model_config
+from k15.config.check import data_is_read, model_config
 from k15.config.engines import check_engines, heads_divide
 from k15.config.job import signal_comes_before_the_end
 from k15.config.schema import ClusterConfig, DataConfig, ModelConfig, RewardConfig, RolloutConfig, SandboxConfig
-from k15.config.values import CHOICES, require
+from k15.config.values import CHOICES, get, require
 from k15.errors import ConfigError
 
 _CHOICES = {k: CHOICES[k] for k in ("data.kind", "data.on_bad_row", "cluster.kind", "cluster.device", "model.dtype")}
@@ -30,12 +30,12 @@ class AnswersConfig:
     samples: int = 8
     suffix: str = ""  # put behind each prompt when it is asked; what is learned from is the prompt without it
     limit: int | None = None  # only so many prompts of the set
-    chunk_prompts: int = 64  # prompts sampled and saved at a time
+    chunk_prompts: int = 64  # sampled and saved at a time; changes no answer
     start_timeout_s: float = 600.0  # of the engines
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)  # only the verdict counts: lengths, weights and penalties are RL's
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # for code: the `url` of a service that runs
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
@@ -50,11 +50,12 @@ def check_answers(cfg: AnswersConfig, command: str) -> None:
         raise ConfigError("model.path is null; give the Hugging Face folder of the model to sample: model.path=runs/<run>/hf")
     if cfg.cluster.nodes != 1:
         raise ConfigError(f"cluster.nodes is {cfg.cluster.nodes}, but k15 {command} works on one node; set cluster.nodes=1.")
-    for key, value in (("reward.judge.url", cfg.reward.judge.url), ("reward.classic.path", cfg.reward.classic.path)):
-        if value is not None:
+    data_is_read(cfg.data)
+    for key in ("reward.judge.url", "reward.classic.path", "reward.custom"):
+        if (value := get(cfg, key)) is not None:
             raise ConfigError(
-                f"{key} is {value!r}, but k15 {command} goes by the rules of the domain alone and asks no model for a verdict. "
-                f"Leave it out ({key}=null)."
+                f"{key} is {value!r}, but k15 {command} goes by the rules of the domain alone: it asks no model for a verdict "
+                f"and adds nothing to one. Leave it out ({key}=null)."
             )
     model = model_config(cfg)  # type: ignore[arg-type]
     heads_divide("rollout.tensor_parallel", cfg.rollout.tensor_parallel, model)

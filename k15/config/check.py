@@ -10,7 +10,7 @@ from pathlib import Path
 from k15.config.engines import check_engines, heads_divide
 from k15.config.hf import FAMILIES, expert_count, hf_folder, kv_heads
 from k15.config.job import kernels_have_a_gpu, log_is_installed, ranks_have_gpus
-from k15.config.schema import RunConfig
+from k15.config.schema import DataConfig, RunConfig
 from k15.config.services import check_services
 from k15.config.values import POSITIVE_IN_TINY, check_values, require
 from k15.errors import ConfigError, unknown_name
@@ -109,8 +109,8 @@ def _silence_is_noticed(cfg: RunConfig, _: Mapping) -> None:
         )
 
 
-def _data_exists(cfg: RunConfig, _: Mapping) -> None:
-    d = cfg.data
+def data_is_read(d: DataConfig) -> None:
+    """Files are named where data.kind reads them, and are there; elsewhere none is named."""
     if d.kind == "jsonl":
         if not d.path:
             raise ConfigError("data.kind=jsonl needs data.path=<file.jsonl> with the fields `prompt` and `answer`.")
@@ -120,14 +120,19 @@ def _data_exists(cfg: RunConfig, _: Mapping) -> None:
                     f"{key} is {path!r}, which is no file on this machine. Give the path of a JSONL file, or a store of "
                     "`k15 curate`."
                 )
-        if d.eval_path is None and not 0 < d.eval_fraction < 1:
-            raise ConfigError(
-                f"data.eval_fraction is {d.eval_fraction:g}, which leaves no {'held-out' if not d.eval_fraction else 'training'} "
-                "prompt of data.path. Give a fraction between 0 and 1, or the held-out prompts as data.eval_path=<file.jsonl>."
-            )
     elif d.path is not None or d.eval_path is not None:
         raise ConfigError(
             f"data.path={d.path or d.eval_path} is not read by data.kind={d.kind}. Give data=jsonl with it, or leave it out."
+        )
+
+
+def _data_exists(cfg: RunConfig, _: Mapping) -> None:
+    d = cfg.data
+    data_is_read(d)
+    if d.kind == "jsonl" and d.eval_path is None and not 0 < d.eval_fraction < 1:
+        raise ConfigError(
+            f"data.eval_fraction is {d.eval_fraction:g}, which leaves no {'held-out' if not d.eval_fraction else 'training'} "
+            "prompt of data.path. Give a fraction between 0 and 1, or the held-out prompts as data.eval_path=<file.jsonl>."
         )
     if cfg.model.path is None and d.kind != "arithmetic":
         raise ConfigError(
