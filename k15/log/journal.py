@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,22 @@ class Journal:
             row = self._db.execute("SELECT value FROM done WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row is not None else None
 
+    def __contains__(self, key: str) -> bool:
+        """Is there a value? It is not read."""
+        with self._lock:
+            return self._db.execute("SELECT 1 FROM done WHERE key = ?", (key,)).fetchone() is not None
+
     def put(self, key: str, value: object) -> None:
         """On disk when it returns. A key that is there already is an error of the caller (work was done twice)."""
-        assert value is not None, "None means absent"
-        with self._lock:
-            self._db.execute("INSERT INTO done VALUES (?, ?)", (key, json.dumps(value)))
+        self.put_all([(key, value)])
+
+    def put_all(self, items: Iterable[tuple[str, object]]) -> None:
+        """`put` of each (key, value), all or none: flushed to disk once."""
+        rows = [(key, json.dumps(value)) for key, value in items]
+        assert all(text != "null" for _, text in rows), "None means absent"
+        with self._lock, self._db:  # commits, or rolls back where one is refused
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT INTO done VALUES (?, ?)", rows)
 
     def finish(self, key: str, result: object) -> None:
         """Write `<key>/result` and forget the steps under `key`, at once."""

@@ -12,7 +12,7 @@ Phrases are cheap to write without meaning them, so correctness comes first: onl
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
 
 from k15.long2short.answers import Answer, Answered
 
@@ -53,6 +53,6 @@ def select(group: Answered, min_traits: int, per_prompt: int) -> list[tuple[Answ
     return sorted(good, key=lambda item: -len(item[1]))[:per_prompt]
 
 
-def frequencies(shown: Sequence[frozenset[str]]) -> dict[str, float]:
-    """The share of answers that show each trait."""
-    return {name: sum(name in t for t in shown) / max(1, len(shown)) for name in TRAITS}
+def frequencies(shown: Counter[frozenset[str]]) -> dict[str, float]:
+    """The share of answers that show each trait; `shown`: how many answers show which traits."""
+    return {name: sum(n for t, n in shown.items() if name in t) / max(1, shown.total()) for name in TRAITS}

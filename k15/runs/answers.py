@@ -1,17 +1,17 @@
 """Prompts asked and judged on engines of this machine: what `k15 shortest` and `k15 long_cot` choose from.
 
-Answers and verdicts are kept in answers.sqlite, chunk by chunk: a run that was killed, or that the signal before the time
-limit ended (85), goes on with the rest.
+Answers and verdicts are kept in answers.sqlite, each prompt's under a key of its own and saved chunk by chunk: a run that was
+killed, or that the signal before the time limit ended (85), goes on with the rest. So does one whose prompts have changed since
+(rows added, another `limit`): an answer depends on its prompt alone, not on the others or the place among them.
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 
 from k15.config.answers import AnswersConfig
 from k15.config.compose import to_yaml
@@ -26,14 +26,14 @@ from k15.log.journal import Journal
 from k15.long2short.answers import Answer, Answered
 from k15.reward.router import Rewards, check_domains, check_rewards
 from k15.rollout.client import EngineClient, engine_session
-from k15.rollout.seeds import derive_seed
+from k15.rollout.seeds import new_group
 from k15.rollout.worker import RolloutWorker
 from k15.runs.job import device
 from k15.runs.sandbox import open_sandbox
 from k15.runs.serve import several_served
 from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
-from k15.types import Group, Prompt
+from k15.types import Prompt
 
 log = get_logger("answers")
 
@@ -58,43 +58,50 @@ def check_prompts(cfg: AnswersConfig, nodes: int) -> list[Prompt]:
     return prompts
 
 
-def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Path, list[Answered]], str]) -> int:
-    """Sample and judge what is missing, give all to `use(run_dir, answers)` and print what it says; the exit code."""
+def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Path, Iterable[Answered]], str]) -> int:
+    """Sample and judge what is missing, give all to `use(run_dir, answers)` and print what it says; the exit code.
+
+    The answers come one prompt's at a time, in the order of `prompts`, once: all together may be more than fits in memory.
+    """
     if cfg.dry_run:
         print(to_yaml(cfg))
         return 0
     end_when_signalled()
     run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
-    chunks = [prompts[i : i + cfg.chunk_prompts] for i in range(0, len(prompts), cfg.chunk_prompts)]
     with closing(Journal(run_dir / "answers.sqlite")) as journal:
         weights = fingerprint(Path(cfg.model.path))  # type: ignore[arg-type]
-        keys = [chunk_key(cfg, weights, chunk) for chunk in chunks]
-        missing = [i for i, key in enumerate(keys) if journal.get(key) is None]
-        if missing:
+        keys = [prompt_key(cfg, weights, prompt) for prompt in prompts]
+        todo = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in journal]
+        if todo:
             atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
-            _fill(cfg, run_dir, journal, [(keys[i], chunks[i]) for i in missing], len(chunks))
+            log.info("%d of %d prompts are answered already", len(prompts) - len(todo), len(prompts))
+            _fill(cfg, run_dir, journal, todo)
         else:
             log.info("all %d prompts are answered already", len(prompts))
-        groups = [Answered.from_json(row) for key in keys for row in journal.get(key)]
-    print(use(run_dir, groups))
+        print(use(run_dir, (Answered.from_json(journal.get(key)) for key in keys)))
     return 0
 
 
-def chunk_key(cfg: AnswersConfig, weights: str, chunk: Sequence[Prompt]) -> str:
-    """Names all that an answer and its verdict depend on. `weights`: the fingerprint of the model's folder."""
-    r = cfg.rollout
-    sampling = (r.temperature, r.top_p, r.max_response_tokens, asdict(r.repetition))
-    prompts = [asdict(p) for p in chunk]
-    facts = (cfg.seed, cfg.samples, cfg.suffix, asdict(cfg.model), weights, asdict(cfg.reward), sampling, prompts)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+def prompt_key(cfg: AnswersConfig, weights: str, prompt: Prompt) -> str:
+    """Names all that the answers to `prompt` and their verdicts depend on. `weights`: the fingerprint of the model's folder.
+
+    Of `reward` that is the template and the time of a check (one that takes longer is wrong); no other part of it decides what
+    is right, since judge, Classic model and custom function are refused (`check_answers`).
+    """
+    m, r = cfg.model, cfg.rollout
+    model = (weights, m.dtype, m.max_context_tokens, m.chat)
+    sampling = (cfg.seed, cfg.samples, cfg.suffix, r.temperature, r.top_p, r.max_response_tokens, asdict(r.repetition))
+    verdict = (cfg.reward.template, cfg.reward.timeout_s)
+    facts = (model, sampling, verdict, prompt.id, prompt.text, prompt.answer, prompt.domain)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _fill(cfg: AnswersConfig, run_dir: Path, journal: Journal, todo: Sequence[tuple[str, Sequence[Prompt]]], chunks: int) -> None:
+def _fill(cfg: AnswersConfig, run_dir: Path, journal: Journal, todo: Sequence[tuple[str, Prompt]]) -> None:
     folder = Path(cfg.model.path).absolute()  # type: ignore[arg-type]
-    asyncio.run(open_sandbox(cfg.sandbox, [p for _, chunk in todo for p in chunk], [], ""))  # before engines, which take long
+    asyncio.run(open_sandbox(cfg.sandbox, [p for _, p in todo], [], ""))  # before engines, which take long
     logs = [run_dir / f"engine-{i}.log" for i in range(cfg.rollout.engines_per_node)]
-    log.info("starting %d engines; %d of %d chunks are done", len(logs), chunks - len(todo), chunks)
+    log.info("starting %d engines", len(logs))
     with several_served(
         folder, logs, cfg.rollout, device=device(cfg.cluster.device), dtype=cfg.model.dtype,
         max_context_tokens=cfg.model.max_context_tokens, start_timeout_s=cfg.start_timeout_s,
@@ -103,38 +110,43 @@ def _fill(cfg: AnswersConfig, run_dir: Path, journal: Journal, todo: Sequence[tu
 
 
 async def sample(
-    cfg: AnswersConfig, urls: Sequence[str], token: str, journal: Journal, todo: Sequence[tuple[str, Sequence[Prompt]]],
+    cfg: AnswersConfig, urls: Sequence[str], token: str, journal: Journal, todo: Sequence[tuple[str, Prompt]],
     tokenizer: TextTokenizer,
 ) -> None:  # fmt: skip
-    """Ask the engines at `urls` for each chunk of `todo`, judge, and journal it under its key. Raises EngineError."""
+    """Ask the engines at `urls` for the (key, prompt) of `todo`, judge, and journal each prompt's answers under its key, chunk by
+    chunk. Raises EngineError."""
+    chunks = [todo[i : i + cfg.chunk_prompts] for i in range(0, len(todo), cfg.chunk_prompts)]
+    whole = replace(cfg.rollout, budget_tokens=cfg.rollout.max_response_tokens)
     async with engine_session() as session:
         times = cfg.rollout.request_timeout_s, cfg.rollout.silence_timeout_s
         clients = [EngineClient(url, token, session, *times) for url in urls]
-        worker = RolloutWorker(clients, cfg.rollout, cfg.seed, max_context_tokens=cfg.model.max_context_tokens)
-        bar = Bar("answers: prompts", sum(len(chunk) for _, chunk in todo), "tok")
+        worker = RolloutWorker(clients, whole, cfg.seed, max_context_tokens=cfg.model.max_context_tokens)
+        bar = Bar("answers: prompts", len(todo), "tok")
         with Rewards(cfg.reward, cfg.seed) as rewards:
-            for number, (key, chunk) in enumerate(todo, 1):
-                groups = await _answers(cfg, worker, rewards, tokenizer, chunk)
-                journal.put(key, [g.to_json() for g in groups])
-                right = fmean(a.correct for g in groups for a in g.answers)
-                bar.add(len(chunk), sum(a.length for g in groups for a in g.answers))
-                log.info("chunk %d of %d: %d prompts, %.0f %% of the answers right", number, len(todo), len(chunk), 100 * right)
+            for number, chunk in enumerate(chunks, 1):
+                found = await _answers(cfg, worker, rewards, tokenizer, [p for _, p in chunk])
+                journal.put_all((key, group.to_json()) for (key, _), group in zip(chunk, found, strict=True))
+                answers = [a for group in found for a in group.answers]
+                bar.add(len(chunk), sum(a.length for a in answers))
+                right = sum(a.correct for a in answers) / len(answers)
+                log.info("chunk %d of %d: %d prompts, %.0f %% of the answers right", number, len(chunks), len(chunk), 100 * right)
 
 
 async def _answers(
     cfg: AnswersConfig, worker: RolloutWorker, rewards: Rewards, tokenizer: TextTokenizer, chunk: Sequence[Prompt]
 ) -> list[Answered]:
-    """`samples` judged answers to each prompt."""
-    n = cfg.samples
-    rollouts = await worker.sample(
-        [tokenizer.encode_prompt(p.text + cfg.suffix) for p in chunk], n=n, temperature=cfg.rollout.temperature,
-        max_tokens=cfg.rollout.max_response_tokens, seed=derive_seed(cfg.seed, "answers", *(p.id for p in chunk)),
-    )  # fmt: skip
+    """`samples` judged answers to each prompt. Their seeds come from the run's, the prompt's id and the answer's number."""
+    tokens = [tuple(tokenizer.encode_prompt(p.text + cfg.suffix)) for p in chunk]
+    groups = [new_group(p, t, cfg.samples, run_seed=cfg.seed, draw=0) for p, t in zip(chunk, tokens, strict=True)]
     found = []
-    for i, prompt in enumerate(chunk):
-        mine = tuple(rollouts[n * i : n * (i + 1)])
-        texts = [tokenizer.decode(r.response_tokens) for r in mine]
-        scores = await asyncio.to_thread(rewards.score_group, Group(prompt, mine), texts, 0, False)
-        answers = [Answer(t, r.length, s.correct, r.finish == "stop") for t, r, s in zip(texts, mine, scores, strict=True)]
-        found.append(Answered(prompt.text, tuple(answers)))
+    for group in await worker.run(groups, version=0):
+        texts = [tokenizer.decode(r.response_tokens) for r in group.rollouts]
+        scores = await asyncio.to_thread(rewards.score_group, group, texts, 0, False)
+        judged = zip(texts, group.rollouts, scores, strict=True)
+        found.append(Answered(group.prompt.text, tuple(Answer(t, r.length, s.correct, r.finish == "stop") for t, r, s in judged)))
     return found
+
+
+def row(**fields: object) -> bytes:
+    """A line of JSON, as the files are made of that fine-tuning reads."""
+    return (json.dumps(fields, ensure_ascii=False) + "\n").encode()

@@ -8,18 +8,18 @@ k15 sft model.path=DIR 'data.paths=[runs/long_cot/long_cot.jsonl]' stages.second
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
 
 import hydra
 from omegaconf import DictConfig
 
 from k15.config.long_cot import LongCotConfig, check_long_cot
-from k15.log.files import atomic_write
+from k15.log.files import atomic_file, atomic_write
 from k15.long2short.answers import Answered
 from k15.long2short.long_cot import frequencies, select, traits
-from k15.runs.answers import answer_all, check_prompts
+from k15.runs.answers import answer_all, check_prompts, row
 from k15.runs.entry import enter
 from k15.types import Prompt
 
@@ -41,21 +41,28 @@ def run(cfg: LongCotConfig) -> int:
     return answer_all(cfg, preflight(cfg, nodes=1), lambda run_dir, groups: write(run_dir, groups, cfg))
 
 
-def write(run_dir: Path, groups: Sequence[Answered], cfg: LongCotConfig) -> str:
-    """long_cot.jsonl and summary.json; what is in them, in words."""
-    chosen = [(g, a, t) for g in groups for a, t in select(g, cfg.min_traits, cfg.per_prompt)]
-    rows = [{"prompt": g.prompt, "response": a.text, "tokens": a.length, "traits": sorted(t)} for g, a, t in chosen]
-    atomic_write(run_dir / "long_cot.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
-    right = [a for g in groups for a in g.answers if a.correct and a.whole]
+def write(run_dir: Path, groups: Iterable[Answered], cfg: LongCotConfig) -> str:
+    """long_cot.jsonl and summary.json in one pass over `groups`; what is in them, in words."""
+    prompts = answers = tokens = 0
+    right: Counter[frozenset[str]] = Counter()  # right, whole answers by the traits that they show
+    selected: Counter[frozenset[str]] = Counter()
+    with atomic_file(run_dir / "long_cot.jsonl") as file:
+        for g in groups:
+            prompts += 1
+            answers += len(g.answers)
+            right.update(traits(a.text) for a in g.answers if a.correct and a.whole)
+            for a, shown in select(g, cfg.min_traits, cfg.per_prompt):
+                file.write(row(prompt=g.prompt, response=a.text, tokens=a.length, traits=sorted(shown)))
+                tokens += a.length
+                selected[shown] += 1
     summary = {
-        "prompts": len(groups), "answers": sum(len(g.answers) for g in groups), "right": len(right), "selected": len(rows),
-        "length_mean": fmean(r["tokens"] for r in rows) if rows else None,
-        "traits_of_right_answers": frequencies([traits(a.text) for a in right]),
-        "traits_of_selected": frequencies([t for _, _, t in chosen]),
+        "prompts": prompts, "answers": answers, "right": right.total(), "selected": selected.total(),
+        "length_mean": tokens / selected.total() if selected else None,
+        "traits_of_right_answers": frequencies(right), "traits_of_selected": frequencies(selected),
     }  # fmt: skip
     atomic_write(run_dir / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["traits_of_selected"].items())
     return (
-        f"{len(groups)} prompts, {summary['answers']} answers, {len(right)} right and whole\n"
-        f"{run_dir / 'long_cot.jsonl'}: {len(rows)} selected ({shares})"
+        f"{prompts} prompts, {answers} answers, {summary['right']} right and whole\n"
+        f"{run_dir / 'long_cot.jsonl'}: {summary['selected']} selected ({shares})"
     )

@@ -7,19 +7,18 @@ Resumable: see `k15.runs.answers`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
 
 import hydra
 from omegaconf import DictConfig
 
 from k15.config.shortest import ShortestConfig, check_shortest
-from k15.log.files import atomic_write
+from k15.log.files import atomic_file, atomic_write
 from k15.long2short.answers import Answered
 from k15.long2short.pairs import preference_pairs
 from k15.long2short.shortest import shortest_correct
-from k15.runs.answers import answer_all, check_prompts
+from k15.runs.answers import answer_all, check_prompts, row
 from k15.runs.entry import enter
 from k15.types import Prompt
 
@@ -41,28 +40,33 @@ def run(cfg: ShortestConfig) -> int:
     return answer_all(cfg, preflight(cfg, nodes=1), lambda run_dir, groups: write(run_dir, groups, cfg.ratio))
 
 
-def write(run_dir: Path, groups: Sequence[Answered], ratio: float) -> str:
-    """shortest.jsonl, pairs.jsonl and summary.json; what is in them, in words."""
-    best = [(g, a) for g in groups if (a := shortest_correct(g)) is not None]
-    pairs = [(g, c, r) for g in groups for c, r in preference_pairs(g, ratio)]
-    sft = [{"prompt": g.prompt, "response": a.text, "tokens": a.length} for g, a in best]
-    dpo = [
-        {"prompt": g.prompt, "chosen": c.text, "rejected": r.text, "rejected_correct": r.correct, "rejected_whole": r.whole}
-        for g, c, r in pairs
-    ]
-    for name, rows in (("shortest.jsonl", sft), ("pairs.jsonl", dpo)):
-        atomic_write(run_dir / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    answers = [a for g in groups for a in g.answers]
+def write(run_dir: Path, groups: Iterable[Answered], ratio: float) -> str:
+    """shortest.jsonl, pairs.jsonl and summary.json in one pass over `groups`; what is in them, in words."""
+    prompts = answers = right = tokens = shortest = shortest_tokens = pairs = pairs_right = 0
+    with atomic_file(run_dir / "shortest.jsonl") as sft, atomic_file(run_dir / "pairs.jsonl") as dpo:
+        for g in groups:
+            prompts += 1
+            answers += len(g.answers)
+            right += sum(a.correct for a in g.answers)
+            tokens += sum(a.length for a in g.answers)
+            if (best := shortest_correct(g)) is not None:
+                sft.write(row(prompt=g.prompt, response=best.text, tokens=best.length))
+                shortest += 1
+                shortest_tokens += best.length
+            for c, r in preference_pairs(g, ratio):
+                dpo.write(
+                    row(prompt=g.prompt, chosen=c.text, rejected=r.text, rejected_correct=r.correct, rejected_whole=r.whole)
+                )
+                pairs += 1
+                pairs_right += r.correct
     summary = {
-        "prompts": len(groups), "answers": len(answers), "accuracy": fmean(a.correct for a in answers),
-        "length_mean": fmean(a.length for a in answers), "shortest": len(best), "pairs": len(pairs),
-        "shortest_length_mean": fmean(a.length for _, a in best) if best else None,
-        "pairs_of_two_right_answers": sum(r.correct for _, _, r in pairs),
+        "prompts": prompts, "answers": answers, "accuracy": right / answers, "length_mean": tokens / answers,
+        "shortest": shortest, "pairs": pairs, "shortest_length_mean": shortest_tokens / shortest if shortest else None,
+        "pairs_of_two_right_answers": pairs_right,
     }  # fmt: skip
     atomic_write(run_dir / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    short = f", {summary['shortest_length_mean']:.1f} tokens on average" if best else ""
+    short = f", {summary['shortest_length_mean']:.1f} tokens on average" if shortest else ""
     return (
-        f"{len(groups)} prompts, {len(answers)} answers of {summary['length_mean']:.1f} tokens, "
-        f"{100 * summary['accuracy']:.1f} % right\n"
-        f"{run_dir / 'shortest.jsonl'}: {len(best)} shortest right answers{short}\n{run_dir / 'pairs.jsonl'}: {len(pairs)} pairs"
+        f"{prompts} prompts, {answers} answers of {summary['length_mean']:.1f} tokens, {100 * summary['accuracy']:.1f} % right\n"
+        f"{run_dir / 'shortest.jsonl'}: {shortest} shortest right answers{short}\n{run_dir / 'pairs.jsonl'}: {pairs} pairs"
     )

@@ -1,10 +1,15 @@
-"""Sampling for long2short against an engine at the edge: a run that broke off goes on with the chunks that are missing."""
+"""Sampling for long2short against an engine at the edge: what is asked again, what is not, and what is made of the answers."""
 
 import asyncio
+import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from rollout.fake_engine import TOKEN, FakeEngine, expected
@@ -12,6 +17,7 @@ from rollout.fake_engine import TOKEN, FakeEngine, expected
 from k15.config.compose import compose_as
 from k15.config.engines import elsewhere
 from k15.config.hf import fingerprint
+from k15.config.long_cot import LongCotConfig
 from k15.config.schema import TinyModelConfig
 from k15.config.shortest import ShortestConfig, check_shortest
 from k15.data.arithmetic import ALPHABET
@@ -19,13 +25,14 @@ from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
 from k15.errors import ConfigError, EngineError
 from k15.log.journal import Journal
-from k15.long2short.answers import Answered
-from k15.runs.answers import chunk_key, sample
-from k15.runs.shortest import preflight, write
+from k15.long2short.answers import Answer, Answered
+from k15.runs import long_cot, shortest
+from k15.runs.answers import answer_all, prompt_key, sample
+from k15.runs.shortest import preflight
 from k15.types import Prompt
 
-SETTINGS = ["samples=2", "seed=3", "rollout.max_response_tokens=30", "model.max_context_tokens=100", "rollout.max_retries=0",
-            "rollout.repetition.enabled=false", "reward.audit_fraction=0"]  # fmt: skip
+SETTINGS = ["samples=2", "seed=3", "chunk_prompts=3", "rollout.max_response_tokens=30", "model.max_context_tokens=100",
+            "rollout.max_retries=0", "rollout.repetition.enabled=false", "reward.audit_fraction=0"]  # fmt: skip
 
 
 def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
@@ -37,10 +44,8 @@ def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
         tokens, _, finish = expected(tokenizer.encode_prompt(f"{i}+1="), 30)
         texts[f"{i}+1="] = (tokenizer.decode(tokens), len(tokens), finish == "stop")
     prompts = [Prompt(str(i), p, texts[p][0] if i % 2 else "nothing", "math") for i, p in enumerate(texts)]
-    chunks = [prompts[i : i + 3] for i in range(0, 9, 3)]
     weights = fingerprint(tmp_path)
-    todo = [(chunk_key(cfg, weights, chunk), chunk) for chunk in chunks]
-    assert chunk_key(cfg, "others", chunks[0]) != todo[0][0]
+    todo = [(prompt_key(cfg, weights, prompt), prompt) for prompt in prompts]
 
     async def break_after(engine: FakeEngine, requests: int) -> None:
         while len(engine.requests) < requests:
@@ -52,7 +57,7 @@ def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
         breaking = asyncio.create_task(break_after(engine, broken_from)) if broken_from is not None else None
         journal = Journal(tmp_path / "answers.sqlite")
         try:
-            missing = [(key, chunk) for key, chunk in todo if journal.get(key) is None]
+            missing = [(key, prompt) for key, prompt in todo if key not in journal]
             await sample(cfg, [engine.url], TOKEN, journal, missing, tokenizer)
         finally:
             if breaking is not None:
@@ -67,12 +72,118 @@ def test_a_run_that_broke_off_asks_for_the_rest_only(tmp_path):
     assert {tuple(r["token_ids"]) for r in asked} == {tuple(tokenizer.encode_prompt(p.text)) for p in prompts[3:]}
     assert asyncio.run(attempt(broken_from=None)) == []
     journal = Journal(tmp_path / "answers.sqlite")
-    groups = [Answered.from_json(row) for key, _ in todo for row in journal.get(key)]
+    groups = [Answered.from_json(journal.get(key)) for key, _ in todo]
     journal.close()
     for group, prompt in zip(groups, prompts, strict=True):
         assert group.prompt == prompt.text and len(group.answers) == 2
         assert {(a.text, a.length, a.whole) for a in group.answers} == {texts[prompt.text]}
-    assert "9 prompts, 18 answers" in write(tmp_path, groups, cfg.ratio)
+    assert "9 prompts, 18 answers" in shortest.write(tmp_path, groups, cfg.ratio)
+
+
+def test_answers_depend_on_their_prompt_alone(tmp_path):
+    """Not on its place, the chunk or what else is asked: more rows, or another order, cost nothing that was there before."""
+    write_char_tokenizer(tmp_path, ALPHABET)
+    tokenizer = load_tokenizer(tmp_path)
+    prompts = [Prompt(f"p{i}", f"{i}+1=", str(i + 1)) for i in range(7)]
+
+    def asked(journal: str, prompts: list[Prompt], *words: str) -> set[tuple]:
+        cfg = compose_as(ShortestConfig, "shortest", [*SETTINGS, *words])
+
+        async def ask() -> list[dict]:
+            engine = await FakeEngine().start()
+            try:
+                with closing(Journal(tmp_path / journal)) as done:
+                    todo = [(prompt_key(cfg, "weights", p), p) for p in prompts]
+                    await sample(cfg, [engine.url], TOKEN, done, [(k, p) for k, p in todo if k not in done], tokenizer)
+            finally:
+                await engine.kill()
+            return engine.requests
+
+        return {(tokenizer.decode(r["token_ids"]), r["sampling_params"]["seed"]) for r in asyncio.run(ask())}
+
+    first = asked("a.sqlite", prompts)
+    assert len(first) == 14 and len({seed for _, seed in first}) == 14, "each answer has a seed of its own"
+    more = [Prompt("new", "8+1=", "9"), *reversed(prompts), Prompt("last", "9+1=", "10")]
+    other = ["chunk_prompts=4", "limit=100", "reward.workers=2", "reward.memory_gb=1", "reward.audit_fraction=0.5",
+             "reward.length.weight=1", "rollout.max_concurrent=2"]  # fmt: skip
+    second = asked("b.sqlite", more, *other)
+    assert len(second) == 18 and first < second
+    assert asked("a.sqlite", more, *other) == second - first
+
+    cfg = compose_as(ShortestConfig, "shortest", SETTINGS)
+    key = prompt_key(cfg, "weights", prompts[0])
+    changed = [replace(prompts[0], **{field: "x"}) for field in ("id", "text", "answer", "domain")]
+    keys = {key, prompt_key(cfg, "others", prompts[0]), *(prompt_key(cfg, "weights", p) for p in changed)}
+    settings = ["seed=4", "samples=3", "suffix=x", "model.chat=false", "rollout.temperature=0.5", "rollout.top_p=0.5",
+                "rollout.max_response_tokens=29", "rollout.repetition.enabled=true", "reward.timeout_s=9",
+                "reward.template='#ANSWER'"]  # fmt: skip
+    keys |= {prompt_key(compose_as(ShortestConfig, "shortest", [*SETTINGS, w]), "weights", prompts[0]) for w in settings}
+    assert len(keys) == 6 + len(settings), "what an answer or its verdict depends on is asked anew"
+
+
+N = 120  # prompts of four answers of 20 kB
+
+
+def test_more_answers_than_memory_holds_are_written_in_one_pass(tmp_path):
+    """All is there already, so no engine starts; 10 MB of answers are never in memory together."""
+    model = tmp_path / "model"
+    model.mkdir()
+    words = [f"model.path={model}", f"run_dir={tmp_path / 'run'}", "samples=4"]
+    cfg = compose_as(ShortestConfig, "shortest", words)
+    prompts = [Prompt(str(i), f"{i}+1=", str(i + 1)) for i in range(N)]
+
+    def group(i: int) -> Answered:
+        said = ["My plan. Wait, check it. " + "a" * 20_000, "a" * 20_000, "b" * 20_000, "c" * 20_000]
+        lengths = (10 + i % 3, 20, 30, 40)
+        return Answered(f"{i}+1=", tuple(Answer(t, n, i % 4 > 0 and j < 2) for j, (t, n) in enumerate(zip(said, lengths))))
+
+    with closing(Journal(tmp_path / "run" / "answers.sqlite")) as journal:
+        done = [(prompt_key(cfg, fingerprint(model), p), group(int(p.id)).to_json()) for p in prompts]
+        journal.put_all(done)
+        with pytest.raises(sqlite3.IntegrityError):
+            journal.put_all([("new", 1), done[0]])
+        assert "new" not in journal and len(journal) == N, "all of them or none"
+        del done
+    found, before = {}, signal.getsignal(signal.SIGUSR1)
+    chains = compose_as(LongCotConfig, "long_cot", [*words, "suffix=''"])
+    tracemalloc.start()
+    try:
+        assert answer_all(cfg, prompts, lambda folder, groups: shortest.write(folder, groups, cfg.ratio)) == 0
+        found["shortest"] = json.loads((tmp_path / "run" / "summary.json").read_bytes())
+        assert answer_all(chains, prompts, lambda folder, groups: long_cot.write(folder, groups, chains)) == 0
+        found["long_cot"] = json.loads((tmp_path / "run" / "summary.json").read_bytes())
+        assert tracemalloc.get_traced_memory()[1] < 3e6, "bytes at the most"
+    finally:
+        tracemalloc.stop()
+        signal.signal(signal.SIGUSR1, before)
+    first = [10 + i % 3 for i in range(N)]
+    right = [first[i] for i in range(N) if i % 4]
+    assert found["shortest"] == {
+        "prompts": N, "answers": 4 * N, "accuracy": 3 / 8, "length_mean": (sum(first) + 90 * N) / (4 * N), "shortest": 3 * N // 4,
+        "pairs": 9 * N // 4, "shortest_length_mean": sum(right) / len(right), "pairs_of_two_right_answers": 3 * N // 4,
+    }  # fmt: skip
+    assert found["long_cot"] == {
+        "prompts": N, "answers": 4 * N, "right": 3 * N // 2, "selected": 3 * N // 4, "length_mean": sum(right) / len(right),
+        "traits_of_right_answers": {"planning": 0.5, "evaluation": 0.5, "reflection": 0.5, "exploration": 0.0},
+        "traits_of_selected": {"planning": 1.0, "evaluation": 1.0, "reflection": 1.0, "exploration": 0.0},
+    }  # fmt: skip
+    names = ("shortest.jsonl", "pairs.jsonl", "long_cot.jsonl")
+    old = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in old.items()}
+    assert [len(rows[name]) for name in names] == [3 * N // 4, 9 * N // 4, 3 * N // 4]
+    assert all(r["chosen"].startswith("My plan") and len(r["rejected"]) == 20_000 for r in rows["pairs.jsonl"])
+    assert [r["prompt"] for r in rows["shortest.jsonl"]] == [f"{i}+1=" for i in range(N) if i % 4]
+
+    def broken():
+        yield group(1)
+        raise OSError("the disk is gone")
+
+    for made in (lambda: shortest.write(tmp_path / "run", broken(), 1.5),
+                 lambda: long_cot.write(tmp_path / "run", broken(), chains)):  # fmt: skip
+        with pytest.raises(OSError, match="the disk is gone"):
+            made()
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == old
+    assert not [p for p in (tmp_path / "run").iterdir() if p.suffix == ".tmp"]
 
 
 def tiny(folder) -> list[str]:
@@ -86,6 +197,9 @@ def tiny(folder) -> list[str]:
     [
         (["reward.judge.url=http://x/v1", "reward.judge.model=m"], "reward.judge.url is 'http://x/v1', but k15 shortest"),
         (["reward.classic.path=export"], "reward.classic.path is 'export'"),
+        (["reward.custom=os.path:basename"], "reward.custom is 'os.path:basename', but k15 shortest .* adds nothing"),
+        (["data.path=train.jsonl"], "data.path=train.jsonl is not read by data.kind=arithmetic. Give data=jsonl"),
+        (["data=jsonl", "data.path=none.jsonl"], "data.path is 'none.jsonl', which is no file"),
         (["sandbox.url=http://127.0.0.1:9"], "token_file are both needed"),
         (["rollout.silence_timeout_s=0"], "rollout.silence_timeout_s is 0"),
         (["rollout.gpu_memory_utilization=0"], "rollout.gpu_memory_utilization is 0"),
