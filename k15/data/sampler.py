@@ -111,18 +111,21 @@ class PromptSampler:
         self._trials[i] = self._trials[i] * decay + len(rewards)
 
     def state_dict(self) -> dict[str, object]:
-        """Everything that future draws depend on, as plain JSON values."""
+        """Everything that future draws depend on, and the metrics of the last one, as plain JSON values."""
         tried = np.flatnonzero(self._trials > 0)
         return {
             "rng": json.loads(json.dumps(self._rng.bit_generator.state)),
             "calls": self._calls,
+            "drawn": self._drawn,
             "results": {self._prompts[i].id: [float(self._successes[i]), float(self._trials[i])] for i in tried},
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from a saved state. Results of prompts that the dataset no longer has are forgotten."""
+        """Go on from a saved state. Results of prompts that the dataset no longer has are forgotten; a state from before
+        metrics were saved has none."""
         self._rng.bit_generator.state = state["rng"]
         self._calls = int(state["calls"])  # type: ignore[call-overload]
+        self._drawn = dict(state.get("drawn", {}))  # type: ignore[call-overload]
         self._successes[:] = 0.0
         self._trials[:] = 0.0
         for prompt_id, (successes, trials) in state["results"].items():  # type: ignore[attr-defined]

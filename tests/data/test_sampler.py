@@ -117,10 +117,16 @@ def test_the_histogram_counts_what_was_drawn_as_it_was_known_then() -> None:
         sampler.record(p.id, [1.0] * right + [0.0] * (4 - right))
     drawn = sampler.next(10)
     sampler.record(data[5].id, [1.0])  # later: no part of the draw
+    saved = json.loads(json.dumps(sampler.state_dict()))  # stopped in mid-rollout, and requeued
     found = sampler.take_metrics()
     assert len(drawn) == 10 and found["sampled_new"] == 6
     bins = ["sampled_rate_0_20", "sampled_rate_20_40", "sampled_rate_40_60", "sampled_rate_60_80", "sampled_rate_80_100"]
     assert [found[b] for b in bins] == [1, 1, 1, 0, 1] and sampler.take_metrics() == {}
+    resumed = PromptSampler(data, SamplerConfig(kind="uniform"), seed=0)
+    resumed.load_state_dict(saved)
+    assert resumed.take_metrics() == found and resumed.take_metrics() == {}
+    resumed.load_state_dict({k: v for k, v in saved.items() if k != "drawn"})  # of a checkpoint from before
+    assert resumed.take_metrics() == {}
 
 
 def test_refusals() -> None:
