@@ -14,14 +14,12 @@ from typing import TypeVar
 import numpy as np
 
 from k15.data.chat import answer, conversation
-from k15.data.jsonl import TOO_DEEP, check_characters, json_object, text_field
+from k15.data.jsonl import TOO_DEEP, Skipped, check_characters, json_object, text_field
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError
-from k15.log import get_logger
 from k15.types import Sample
 
 Row = TypeVar("Row")
-_LOGGED_ROWS = 5
 
 
 class PlainText(Sample):
@@ -143,8 +141,7 @@ def read_pairs(
 
 def read_rows(path: str | Path, parse: Callable[[dict], Row], on_bad_row: str, limit: int | None) -> Iterator[Row]:
     """`parse` of each JSON object of a file. Bad rows raise DataError, or are counted, logged and left out (`skip`)."""
-    log = get_logger("data")
-    kept = skipped = 0
+    kept, skipped = 0, Skipped(path)
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
             if limit is not None and kept >= limit:
@@ -157,13 +154,10 @@ def read_rows(path: str | Path, parse: Callable[[dict], Row], on_bad_row: str, l
                 message = f"{path}:{number}: {error if isinstance(error, DataError) else TOO_DEEP}"
                 if on_bad_row == "error":
                     raise DataError(f"{message}. Or leave such rows out with data.on_bad_row=skip.") from None
-                skipped += 1
-                if skipped <= _LOGGED_ROWS:
-                    log.warning("skipped: %s", message)
+                skipped.add(number, message)
                 continue
             kept += 1
             yield row
-    if skipped:
-        log.warning("%s: %d bad rows skipped, %d kept", path, skipped, kept)
+    skipped.summed_up(str(kept))
     if not kept:
         raise DataError(f"{path} has no usable row; each line must be a JSON object.")

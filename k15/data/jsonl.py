@@ -2,10 +2,42 @@
 
 import json
 import math
+from pathlib import Path
 
 from k15.errors import DataError
+from k15.log import get_logger
 
 TOO_DEEP = "nested too deeply to be read; rows hold texts and numbers, and tests a few levels deep"
+_IN_FULL = 20  # bad rows of a file that are logged with what is wrong with them
+_SPANS = 1000  # runs of bad lines whose numbers are logged
+
+
+class Skipped:
+    """The bad rows of a file that are left out (on_bad_row=skip): the first ones are logged with their reasons as they come, and
+    `summed_up` logs how many there were and on which lines."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._log = path, get_logger("data")
+        self._count = 0
+        self._spans: list[list[int]] = []  # first and last line of each run of bad ones
+
+    def add(self, line: int, said: str) -> None:
+        """One more, `line` from 1, after those before it; `said` names file, line and reason."""
+        self._count += 1
+        if self._spans and self._spans[-1][1] == line - 1:
+            self._spans[-1][1] = line
+        else:
+            self._spans.append([line, line])
+        if self._count <= _IN_FULL:
+            self._log.warning("skipped: %s", said)
+
+    def summed_up(self, kept: str) -> None:
+        """`kept`: what else the file held. Logs nothing where no row was skipped."""
+        if not self._count:
+            return
+        lines = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in self._spans[:_SPANS])
+        more = f" and more, the last of them {self._spans[-1][1]}" if len(self._spans) > _SPANS else ""
+        self._log.warning("%s: %d bad rows skipped, %s kept; skipped lines: %s%s", self._path, self._count, kept, lines, more)
 
 
 def json_object(raw: bytes) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from k15.config.schema import DataConfig
 from k15.data.arithmetic import make_problems
-from k15.data.jsonl import TOO_DEEP, check_characters, json_object, not_a_value, text_field
+from k15.data.jsonl import TOO_DEEP, Skipped, check_characters, json_object, not_a_value, text_field
 from k15.data.versions import prompts_file
 from k15.errors import ConfigError, DataError, unknown_name
 from k15.log import get_logger
@@ -21,8 +21,6 @@ from k15.types import Prompt
 
 KINDS = ("arithmetic", "jsonl")
 ON_BAD_ROW = ("error", "skip")
-_LOGGED_ROWS = 5
-
 
 RowCheck = Callable[[Prompt], None]
 
@@ -70,9 +68,8 @@ def load_prompts(path: str | Path, on_bad_row: str = "error", check: RowCheck | 
     path = prompts_file(Path(path))
     if not path.is_file():
         raise DataError(f"{path} does not exist or is not a file; data.path and data.eval_path name JSONL files.")
-    log = get_logger("data")
     found: dict[str, tuple[Prompt, int]] = {}
-    skipped = 0
+    skipped = Skipped(path)
     for number, raw in _lines(path):
         try:
             prompt = _prompt(json_object(raw))
@@ -88,11 +85,8 @@ def load_prompts(path: str | Path, on_bad_row: str = "error", check: RowCheck | 
             said = f"{path}:{number}: {error if isinstance(error, DataError) else TOO_DEEP}"
             if on_bad_row == "error":
                 raise DataError(f"{said.removesuffix('.')}. Or leave such rows out with data.on_bad_row=skip.") from None
-            skipped += 1
-            if skipped <= _LOGGED_ROWS:
-                log.warning("skipped: %s", said)
-    if skipped:
-        log.warning("%s: %d bad rows skipped, %d prompts kept", path, skipped, len(found))
+            skipped.add(number, said)
+    skipped.summed_up(f"{len(found)} prompts")
     if not found:
         raise DataError(f'{path} has no usable row; each line must be JSON such as {{"prompt": "2+2=", "answer": "4"}}.')
     return [prompt for prompt, _ in found.values()]

@@ -85,7 +85,7 @@ def test_a_rejected_answer_that_was_cut_off_gets_no_end(tmp_path):
     assert [counted(s, tok) for s in (chosen, whole, cut)] == ["2$", "1+1+1+1$", "1+1+1+1"]
 
 
-def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
+def test_bad_rows_are_named_by_line_or_skipped(tmp_path, caplog):
     tok, path = tokenizer(tmp_path / "tok", CHATML), tmp_path / "rows.jsonl"
     good = [{"prompt": "1+1=", "response": "2"}, {"messages": TURNS}]
     bad = ["{", "[1]", json.dumps({"prompt": "x"}),
@@ -96,6 +96,7 @@ def test_bad_rows_are_named_by_line_or_skipped(tmp_path):
            '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "x"}]}']  # fmt: skip
     path.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1])]))
     assert len(list(read_examples(path, tok, on_bad_row="skip"))) == 2
+    assert f"{path}: 11 bad rows skipped, 2 kept; skipped lines: 2-12\n" in caplog.text
     with pytest.raises(DataError, match=r"rows.jsonl:2: not JSON.*on_bad_row=skip"):
         list(read_examples(path, tok))
     for line, message in zip(
@@ -163,7 +164,7 @@ def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
     assert {i for s in steps if s.stage == "b" for i in s.units} == set(range(310))
     for name, first, last in (("a", 0, 29), ("b", 30, 49)):
         lrs = [s.lr for s in steps[first : last + 1]]
-        assert max(lrs) == stages[name].lr and lrs[0] < lrs[-1] * 10 and lrs[-1] < 2 * stages[name].final_lr
+        assert max(lrs) == stages[name].lr and lrs[0] < lrs[-1] * 10 and lrs[-1] == pytest.approx(stages[name].final_lr)
     with pytest.raises(DataError, match="no example fits"):
         Schedule({"a": StageConfig(context_tokens=10)}, [310], [1.0], lengths, 0)
 

@@ -64,6 +64,24 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, caplog, row: str, s
     assert "1 bad rows skipped, 1 prompts kept" in caplog.text
 
 
+def test_every_skipped_line_can_be_found(tmp_path, caplog) -> None:
+    """However many there are: the first with their reasons, all by their numbers."""
+    bad = {1, 2, 3, 7, *range(20, 60, 2), 80, 81}
+    file = tmp_path / "d.jsonl"
+    rows = [json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) for i in range(1, 91)]
+    file.write_text("\n".join("{" if i in bad else row for i, row in enumerate(rows, 1)))
+    assert len(load_prompts(file, "skip")) == 90 - len(bad)
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 21 and all(f"{file}:{line}: not JSON" in text for line, text in zip(sorted(bad), said[:20], strict=False))
+    lines = ", ".join(map(str, range(20, 60, 2)))
+    assert said[20] == f"{file}: 26 bad rows skipped, 64 prompts kept; skipped lines: 1-3, 7, {lines}, 80-81"
+    file.write_text("\n".join(x for row in rows[:1] * 1001 for x in ("{", "", row)) + "\n" + rows[1])
+    with pytest.raises(DataError):
+        load_prompts(file)
+    load_prompts(file, "skip")
+    assert caplog.records[-1].getMessage().endswith(" and more, the last of them 3003")
+
+
 def test_files_that_cannot_be_used(tmp_path) -> None:
     with pytest.raises(DataError, match=r"does not exist"):
         load_prompts(tmp_path / "none.jsonl")
