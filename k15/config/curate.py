@@ -5,11 +5,16 @@ from dataclasses import dataclass, field, fields
 from hydra.core.config_store import ConfigStore
 
 from k15.config.schema import ClusterConfig
+from k15.config.services import check_url
 from k15.errors import ConfigError, unknown_name
 
 TAGGERS = ("rules", "model")
 ON_BAD_ROW = ("error", "skip")
 BALANCE_BY = ("domain", "discipline")
+_POSITIVE = (
+    "guesses", "samples", "max_tokens", "concurrency", "temperature", "max_context_tokens", "start_timeout_s",
+    "request_timeout_s",
+)  # fmt: skip
 
 
 @dataclass
@@ -47,10 +52,12 @@ class EngineConfig:
     url: str | None = None  # OpenAI-compatible: https://host/v1
     model: str = ""  # its name at `url`
     key_env: str | None = None  # environment variable that holds the key for `url`
+    chat: bool = True  # prompts go through the chat template of `path`; false for a base model without one
     dtype: str = "auto"
     max_context_tokens: int = 4096
     concurrency: int = 64
     start_timeout_s: float = 600.0
+    request_timeout_s: float = 1800.0  # of one answer, its wait in the engine included
 
 
 @dataclass
@@ -133,10 +140,7 @@ def check_curate(cfg: CurateConfig) -> None:
     for section in (cfg.hack, cfg.difficulty, cfg.engine):
         for item in fields(section):
             value = getattr(section, item.name)
-            if (
-                item.name in ("guesses", "samples", "max_tokens", "concurrency", "temperature", "max_context_tokens")
-                and value <= 0
-            ):
+            if item.name in _POSITIVE and value <= 0:
                 raise ConfigError(f"{item.name} is {value}; it must be above 0.")
     if cfg.engine.path is not None and cfg.engine.url is not None:
         raise ConfigError("engine.path and engine.url are both set; give a folder to serve, or the address of a running engine.")
@@ -155,3 +159,17 @@ def check_curate(cfg: CurateConfig) -> None:
         raise ConfigError(
             "an engine is given but nothing asks it; set hack.enabled=true, difficulty.enabled=true or tagger=model."
         )
+    _endpoint_is_whole(cfg.engine)
+
+
+def _endpoint_is_whole(e: EngineConfig) -> None:
+    if e.url is None:
+        given = [f"engine.{name}" for name in ("model", "key_env") if getattr(e, name)]
+        if given:
+            raise ConfigError(f"{given[0]} is set, but it is for an endpoint: give engine.url=https://host/v1, or leave it out.")
+        return
+    check_url("engine.url", e.url)
+    if not e.model:
+        raise ConfigError(f"engine.url={e.url} needs engine.model=<its name at that endpoint>.")
+    if not e.chat:
+        raise ConfigError("engine.chat=false is for engine.path; the endpoint at engine.url puts prompts into its own template.")

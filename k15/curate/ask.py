@@ -6,22 +6,29 @@ Answers are kept in a journal under a key that names prompt, settings and seed: 
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from k15.config.curate import CurateConfig
 from k15.curate.funnel import Funnel, lost
 from k15.curate.rows import Row
 from k15.curate.tags import named, tag_prompt
+from k15.log import get_logger
 from k15.log.journal import Journal
 from k15.reward.hacking import GUESS_SUFFIX, easy_to_hack
-from k15.reward.math import verdicts
+from k15.reward.judge import PromptTooLong
+from k15.reward.math import FAILED, MathVerdict, verdicts
 
 SOLVE_SUFFIX = "\n\nThink step by step, then write the final answer as \\boxed{answer}."
 TAG_TOKENS = 32
+BATCH = 1024  # texts asked, and their answers reduced, at a time
+_LOGGED = 5  # prompts that the engine refused
+_LOGGED_FAILURES = 3  # the rest are only counted, as RL does
+T = TypeVar("T")
 
 Ask = Callable[[str, int, float, int], Awaitable[str | None]]
-"""(prompt, seed, temperature, maximum tokens) -> the text as far as it went; None where there is none."""
+"""(prompt, seed, temperature, maximum tokens) -> the text as far as it went; None where there is none. Raises PromptTooLong."""
 Shown = Callable[[], object]
 """Called for each of the different texts that is answered."""
 
@@ -37,13 +44,18 @@ class Asked:
     suffix: str = ""
 
 
-async def responses(
-    texts: Sequence[str], how: Asked, ask: Ask, journal: Journal, *, seed: int, model: str, concurrency: int, shown: Shown
-) -> list[list[str]]:
-    """`how.n` responses to each text, in order; "" for none. Seeds follow from `seed`, the text and the sample's number."""
+async def reduced(
+    texts: Sequence[str], how: Asked, ask: Ask, journal: Journal, reduce: Callable[[Sequence[int], list[list[str]]], Sequence[T]],
+    *, seed: int, model: str, concurrency: int, shown: Shown,
+) -> list[T | PromptTooLong]:  # fmt: skip
+    """What `reduce(indices of texts, their responses)` makes of `how.n` responses to each text ("" for none), in order; the
+    engine's refusal of a text that is too long for it. Seeds follow from `seed`, the text and the sample's number.
+
+    Responses are reduced a batch of texts at a time: those of a large set would fill the memory.
+    """
     gate = asyncio.Semaphore(concurrency)
 
-    async def one(text: str) -> list[str]:
+    async def one(text: str) -> list[str] | PromptTooLong:
         facts = (how.name, how.n, how.temperature, how.max_tokens, how.suffix, model, seed, text)
         key = f"{how.name}/{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
         known = journal.get(key)
@@ -54,22 +66,30 @@ async def responses(
             async def sample(number: int) -> str:
                 async with gate:
                     said = await ask(text + how.suffix, number, how.temperature, how.max_tokens)
-                return said if said is not None else ""
+                    return said if said is not None else ""
 
-            known = list(await asyncio.gather(*(sample(s) for s in seeds)))
+            try:
+                known = await _all([sample(s) for s in seeds])
+            except PromptTooLong as error:
+                shown()
+                return error
             journal.put(key, known)
         shown()
         return known
 
-    unique = list(dict.fromkeys(texts))  # equal texts are asked once
-    found: dict[str, list[str]] = {}
-    for start in range(0, len(unique), 1024):  # so many tasks at once, not all of a large set
-        part = unique[start : start + 1024]
-        found |= dict(zip(part, await _all([one(t) for t in part])))
-    return [found[t] for t in texts]
+    places: dict[str, list[int]] = {}  # equal texts are asked once
+    for i, text in enumerate(texts):
+        places.setdefault(text, []).append(i)
+    unique, found = list(places), {}
+    for start in range(0, len(unique), BATCH):
+        part = unique[start : start + BATCH]
+        said = {i: answers for text, answers in zip(part, await _all([one(t) for t in part])) for i in places[text]}
+        good = {i: answers for i, answers in said.items() if not isinstance(answers, PromptTooLong)}
+        found |= said | dict(zip(good, reduce(list(good), list(good.values())), strict=True))
+    return [found[i] for i in range(len(texts))]
 
 
-async def _all(calls: Sequence[Awaitable[list[str]]]) -> list[list[str]]:
+async def _all(calls: Sequence[Coroutine[object, object, T]]) -> list[T]:
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(c) for c in calls]
@@ -78,11 +98,25 @@ async def _all(calls: Sequence[Awaitable[list[str]]]) -> list[list[str]]:
     return [t.result() for t in running]
 
 
-def right(rows: Sequence[Row], answers: Sequence[Sequence[str]]) -> list[list[bool]]:
-    """The mathematics verdict on every answer to every row."""
-    flat = verdicts([(a, row.answer) for row, said in zip(rows, answers) for a in said])
-    found = iter(v.correct for v in flat)
-    return [[next(found) for _ in said] for said in answers]
+class Checker:
+    """The mathematics verdict on answers, as RL's reward gives it. `failed`: how many algebra did not reach; they are wrong."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def right(self, rows: Sequence[Row], answers: Sequence[Sequence[str]]) -> list[list[bool]]:
+        """Of every answer to every row."""
+        return [[self._counted(v, row) for v in self._verdicts(row, said)] for row, said in zip(rows, answers, strict=True)]
+
+    def _verdicts(self, row: Row, said: Sequence[str]) -> list[MathVerdict]:
+        return verdicts([(text, row.answer) for text in said], question=row.text)
+
+    def _counted(self, verdict: MathVerdict, row: Row) -> bool:
+        if verdict.reason.startswith(FAILED):
+            self.failed += 1
+            if self.failed <= _LOGGED_FAILURES:
+                get_logger("curate").warning("%s: a verdict failed and counts as wrong: %s", row.where, verdict.reason)
+        return verdict.correct
 
 
 def how_tags() -> Asked:
@@ -108,15 +142,27 @@ def tags_named(rows: Sequence[Row], said: Sequence[Sequence[str]], rules: Callab
     ]
 
 
-def without_guessed(rows: Sequence[Row], found: Sequence[Sequence[bool]], cfg: CurateConfig, funnel: Funnel) -> list[int]:
-    """Indices of the rows that no guess got right. Code, whose answer is a set of tests, is not guessed."""
+def without_guessed(rows: Sequence[Row], found: Sequence[Sequence[bool] | None], cfg: CurateConfig, funnel: Funnel) -> list[int]:
+    """Indices of the rows that no guess got right. None: a row that was not guessed stays."""
     kept, dropped, n = [], [], cfg.hack.guesses
     for i, (row, hits) in enumerate(zip(rows, found)):
-        if row.domain != "code" and easy_to_hack(hits, n):
+        if hits is not None and easy_to_hack(hits, n):
             dropped.append(lost("guessed", row, f"{sum(hits)} of {n} guesses without reasoning are right"))
         else:
             kept.append(i)
     funnel.add("easy to hack", f"not right within {n} guesses without reasoning", len(kept), dropped)
+    return kept
+
+
+def with_room(rows: Sequence[Row], found: Sequence[object], how: Asked, funnel: Funnel) -> list[int]:
+    """Indices of the rows that the engine did not refuse as too long; a stage of the funnel where it refused any."""
+    refused = [(row, said) for row, said in zip(rows, found) if isinstance(said, PromptTooLong)]
+    kept = [i for i, said in enumerate(found) if not isinstance(said, PromptTooLong)]
+    for row, said in refused[:_LOGGED]:
+        get_logger("curate").warning("no room, left out: %s: %s", row.where, said)
+    if refused:
+        dropped = [lost("no room", row, f"the engine refuses it: {said}") for row, said in refused]
+        funnel.add(f"room to {how.name}", "prompt and answer fit the engine's context", len(kept), dropped)
     return kept
 
 

@@ -1,14 +1,17 @@
 """The stages that need no model, one after the other; each takes rows and gives the rows that are left, and fills the funnel."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from k15.config.curate import CurateConfig
-from k15.curate.duplicates import contaminated, duplicates
+from k15.curate.duplicates import contaminated, contradictions, duplicates
 from k15.curate.funnel import Funnel, lost
 from k15.curate.kinds import multiple_choice, proof, true_false
-from k15.curate.rows import BadRow, Row, read, read_held_out
+from k15.curate.rows import Row, read, read_held_out
+from k15.curate.sources import BadRow
 from k15.errors import DataError
 from k15.log import get_logger
+from k15.log.files import atomic_write
 from k15.reward.hacking import leaks_answer
 from k15.types import Prompt
 
@@ -19,13 +22,17 @@ def as_prompt(row: Row) -> Prompt:
     return Prompt(row.id, row.text, row.answer, row.domain)
 
 
-def read_sources(cfg: CurateConfig, funnel: Funnel) -> list[Row]:
-    """All good rows of `cfg.sources`, ids unique. Raises DataError for the first bad one unless on_bad_row is `skip`."""
+def read_sources(cfg: CurateConfig, funnel: Funnel, bad_rows: Path) -> list[Row]:
+    """All good rows of `cfg.sources`, ids unique. Raises DataError for the first bad one unless on_bad_row is `skip`: then all
+    that are left out are in the file `bad_rows`, a line `place<TAB>reason` each, which is there only if there are any."""
     rows: dict[str, Row] = {}
     dropped: list[tuple[str, str, str, str]] = []
+    bad: list[BadRow] = []
     for source in cfg.sources:
         for row in read(source, cfg.fields):
             first = rows.get(row.id) if isinstance(row, Row) else None
+            if isinstance(row, Row) and not row.answer and not cfg.filters.proof:
+                row = BadRow(row.where, "asks for a proof, which filters.proof=false keeps, but has no answer")
             if isinstance(row, Row) and first is None:
                 rows[row.id] = row
                 continue
@@ -37,12 +44,25 @@ def read_sources(cfg: CurateConfig, funnel: Funnel) -> list[Row]:
             if cfg.on_bad_row == "error":
                 raise DataError(f"{row.where}: {row.reason}. Correct it, or leave such rows out with on_bad_row=skip.")
             dropped.append(("duplicate id" if first is not None else "unreadable", row.where, row.reason, ""))
-            if len(dropped) <= _LOGGED:
-                get_logger("curate").warning("skipped: %s: %s", row.where, row.reason)
+            bad.append(row)
+    _tell(bad, bad_rows)
     if not rows:
         raise DataError(f"{', '.join(cfg.sources)}: there is no usable row.")
     funnel.add("read", "JSON, a prompt, a final answer, an id of its own", len(rows), dropped)
     return list(rows.values())
+
+
+def _tell(bad: Sequence[BadRow], path: Path) -> None:
+    """In the log the first of them, all in the file."""
+    path.unlink(missing_ok=True)  # of an earlier start
+    if not bad:
+        return
+    text = "".join(f"{row.where}\t{' '.join(row.reason.split())}\n" for row in bad)
+    atomic_write(path, text.encode(errors="backslashreplace"))
+    log = get_logger("curate")
+    for row in bad[:_LOGGED]:
+        log.warning("skipped: %s: %s", row.where, row.reason)
+    log.warning("%d bad rows skipped; all of them: %s", len(bad), path)
 
 
 def without_kinds(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -> list[Row]:
@@ -61,8 +81,8 @@ def without_kinds(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -> lis
 
 
 def without_leaks(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -> list[Row]:
-    """No prompt that states its answer."""
-    rules = {"leak": lambda row: leaks_answer(as_prompt(row))} if cfg.filters.leaks else {}
+    """No prompt that states its answer. Code, whose answer is a set of tests, states none."""
+    rules = {"leak": lambda row: None if row.domain == "code" else leaks_answer(as_prompt(row))} if cfg.filters.leaks else {}
     return _filter(rows, rules, funnel, "leak", "the prompt does not state its answer" if rules else "off")
 
 
@@ -79,14 +99,21 @@ def _filter(rows: Sequence[Row], rules, funnel: Funnel, name: str, rule: str) ->
 
 
 def without_duplicates(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -> list[Row]:
-    """The first of each problem."""
+    """The first of each problem; none of those whose copies have different answers."""
     limit = cfg.filters.near_duplicates
-    twice = duplicates(rows, limit, cfg.seed)
+    differ = contradictions(rows)
     dropped = [
-        lost("exact" if s == 1 else "near", rows[i], f"is {rows[j].where} (similarity {s:.2f})") for i, (j, s) in twice.items()
+        lost("contradiction", rows[i], f"this text has different answers: {rows[a].where} and {rows[b].where}")
+        for i, (a, b) in differ.items()
     ]
-    kept = [row for i, row in enumerate(rows) if i not in twice]
-    funnel.add("duplicate", f"same answer, and same words or similarity >= {limit:g}", len(kept), dropped)
+    rest = [row for i, row in enumerate(rows) if i not in differ]
+    twice = duplicates(rest, limit, cfg.seed)
+    dropped += [
+        lost("exact" if s == 1 else "near", rest[i], f"is {rest[j].where} (similarity {s:.2f})") for i, (j, s) in twice.items()
+    ]
+    kept = [row for i, row in enumerate(rest) if i not in twice]
+    rule = f"same text; or same answer, and same words or similarity >= {limit:g}; one text with two answers: all leave"
+    funnel.add("duplicate", rule, len(kept), dropped)
     return kept
 
 

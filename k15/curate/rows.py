@@ -2,35 +2,41 @@
 
 A prompt is the first of PROMPT that a row has, an answer the first of ANSWER. An answer that is a worked solution is reduced
 to what its last `####` or \\boxed{} marks, so GSM8K and MATH can be read as they are published. A JSON object of tests
-(`k15.reward.code`) makes a row `code`, and a row of that domain needs one. NaN is a value that is missing.
+(`k15.reward.code`) makes a row `code`, and a row of that domain needs one. A domain without a reward of its own (`physics`) is
+the discipline of a row whose answer is judged as mathematics. NaN is a value that is missing.
 """
 
-import gzip
 import json
 import re
-import zlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from k15.config.curate import FieldsConfig
-from k15.data.jsonl import TOO_DEEP, check_characters, json_object, not_a_value
+from k15.curate.proofs import asks_for_proof
+from k15.curate.sources import BadRow, records
+from k15.data.jsonl import TOO_DEEP, check_characters, not_a_value
 from k15.data.store import content_id
-from k15.errors import ConfigError, DataError, K15Error
+from k15.errors import DataError
 from k15.reward.answer import BOXED, extract
 from k15.reward.code import check_answer
+from k15.reward.router import DOMAINS
 
 PROMPT = ("prompt", "question", "problem", "text")
 ANSWER = ("answer", "solution", "reference_answer", "final_answer")
 CHOICES = ("choices", "options")
 DISCIPLINE = ("discipline", "subject", "type", "category")
-HUB = "hf:"
+LETTERS = "ABCDEFGH"  # columns of options, where they are not in one of CHOICES
+MATHEMATICS = ("mathematics", "maths")  # which others call the domain `math`
+LABELS = ("difficulty", "pass_rate")
+KEPT_CHARS = 200  # of a text in a column that is kept: a level or a source, not a worked solution
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One problem on its way through the funnel. `where`: source and line, for messages."""
+    """One problem on its way through the funnel. `where`: source and line, for messages. `answer` is "" where the text asks for
+    a proof and there is none. `meta`: the source's other columns, as the store keeps them."""
 
     where: str
     id: str
@@ -45,14 +51,6 @@ class Row:
     def prose(self) -> str:
         """The text without the programs of its drawings, whose letters mean nothing."""
         return _DRAWING.sub(" ", self.text)
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used: `where` and why."""
-
-    where: str
-    reason: str
 
 
 def read(source: str, fields: FieldsConfig) -> Iterator[Row | BadRow]:
@@ -77,85 +75,11 @@ def read_held_out(source: str, prompt: str | None) -> Iterator[Row | BadRow]:
 
 
 def _read(source: str, parse: Callable[[str, Mapping], Row | BadRow]) -> Iterator[Row | BadRow]:
-    for where, raw in _whole(source):
+    for where, raw in records(source):
         try:
             yield raw if isinstance(raw, BadRow) else parse(where, raw)
         except (DataError, RecursionError) as error:
             yield BadRow(where, str(error).removesuffix(".") if isinstance(error, DataError) else TOO_DEEP)
-
-
-def _whole(source: str) -> Iterator[tuple[str, Mapping | BadRow]]:
-    """The records; what gzip, pyarrow and datasets raise for a damaged file is a DataError with its path."""
-    try:
-        yield from _records(source)
-    except K15Error:
-        raise
-    except (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, zlib.error) as error:
-        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
-        raise DataError(f"{source} cannot be read, it may be damaged ({said}); make or copy it again.") from error
-
-
-def _records(source: str) -> Iterator[tuple[str, Mapping | BadRow]]:
-    path = Path(source)
-    if source.startswith(HUB):
-        yield from _numbered(source, _hub(source))
-    elif not path.exists():
-        raise DataError(f"{source} does not exist. Sources are .jsonl, .jsonl.gz and .parquet files, folders of "
-                        "datasets.save_to_disk, or hf:NAME:SPLIT (hf:NAME:CONFIG:SPLIT).")  # fmt: skip
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _lines(path)
-    elif path.suffix == ".parquet":
-        yield from _numbered(source, _parquet(path))
-    elif path.is_dir() and any((path / name).is_file() for name in ("dataset_info.json", "state.json")):
-        yield from _numbered(source, _package("datasets").load_from_disk(str(path)))
-    else:
-        raise DataError(f"{source} is of no known kind. Sources are .jsonl, .jsonl.gz and .parquet files, folders of "
-                        "datasets.save_to_disk (one split), or hf:NAME:SPLIT.")  # fmt: skip
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Mapping | BadRow]]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                raw = json_object(line)
-            except DataError as error:
-                raw = BadRow(where, str(error))
-            except RecursionError:
-                raw = BadRow(where, TOO_DEEP)
-            yield where, raw
-
-
-def _parquet(path: Path) -> Iterator[Mapping]:
-    with _package("pyarrow.parquet").ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
-
-
-def _hub(source: str) -> Iterator[Mapping]:
-    name, *rest = source.removeprefix(HUB).split(":")
-    if not name or len(rest) not in (1, 2):
-        raise ConfigError(f"{source}: a dataset of the hub is named hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, for example "
-                          "hf:openai/gsm8k:main:train.")  # fmt: skip
-    try:
-        return iter(_package("datasets").load_dataset(name, *rest[:-1], split=rest[-1]))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{source} could not be loaded: {error}") from error
-
-
-def _numbered(source: str, records: Iterator[Mapping]) -> Iterator[tuple[str, Mapping]]:
-    return ((f"{source}:{number}", record) for number, record in enumerate(records, 1))
-
-
-def _package(name: str):
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"this source needs the package {name.split('.')[0]}: pip install 'k15[curate]'.") from error
 
 
 def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
@@ -164,24 +88,69 @@ def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
     if not isinstance(text, str) or not text.strip():
         return BadRow(where, _missing("prompt", fields.prompt, prompt_field, PROMPT, raw))
     answer_field, given = _pick(raw, fields.answer, ANSWER)
-    choices = tuple(map(str, next((raw[n] for n in CHOICES if isinstance(raw.get(n), list | tuple)), ())))
-    domain, answer = _answer(given, raw.get(fields.domain), worked=answer_field == "solution")
-    if answer is None:
+    named = _domain(raw.get(fields.domain))
+    domain, answer = _answer(given, named if named in DOMAINS else None, worked=answer_field == "solution")
+    if answer is None and not asks_for_proof(_DRAWING.sub(" ", text.strip())):
         return BadRow(where, _missing("answer", fields.answer, answer_field, ANSWER, raw))
+    answer = answer if answer is not None else ""
     identity = raw.get(fields.id) if _there(raw.get(fields.id)) else None
     if isinstance(identity, bool) or not isinstance(identity, str | int | None):
         return BadRow(where, f"field `{fields.id}` is {identity!r}; an id is a text or a whole number")
     discipline_field, discipline = _pick(raw, fields.discipline, DISCIPLINE)
+    if not isinstance(discipline, str):
+        discipline = named if named not in DOMAINS else None
+    meta = _kept(raw, {prompt_field, answer_field, fields.domain, fields.id, discipline_field, *CHOICES})
     tests = json.loads(answer) if domain == "code" else answer  # with what its escapes mean
-    for name, value in ((prompt_field, text), (answer_field, tests), (fields.domain, domain), (fields.id, identity),
-                        (discipline_field, discipline)):  # fmt: skip
-        check_characters(str(name), value)
-    used = {prompt_field, answer_field, fields.domain, fields.id, *CHOICES}
+    for name, value in ((prompt_field, text), (answer_field, tests), (fields.domain, named), (fields.id, identity),
+                        (discipline_field, discipline), *((name, {name: value}) for name, value in meta.items())):  # fmt: skip
+        check_characters(_printable(str(name)), value)
     return Row(
         where, str(identity) if identity is not None else content_id(text, answer, domain), text.strip(), answer, domain,
-        discipline if isinstance(discipline, str) else None, choices,
-        {k: v for k, v in raw.items() if k not in used and isinstance(v, str | int | float | bool)},
+        discipline, _choices(raw, answer), meta,
     )  # fmt: skip
+
+
+def _domain(given: object) -> str | None:
+    name = given.strip().lower() if isinstance(given, str) else ""
+    return "math" if name in MATHEMATICS else name or None
+
+
+def _choices(raw: Mapping, answer: str) -> tuple[str, ...]:
+    """The options that stand in columns of their own: a list, {"A": ...}, {"text": [...], "label": [...]}, or columns A, B, C."""
+    for given in (raw[name] for name in CHOICES if raw.get(name)):
+        listed = given.get("text", given) if isinstance(given, Mapping) else given
+        found = listed.values() if isinstance(listed, Mapping) else listed if isinstance(listed, list | tuple) else ()
+        if options := tuple(str(option) for option in found if _there(option)):
+            return options
+    columns = {name: str(raw[name]).strip() for name in LETTERS if _there(raw.get(name))}
+    lettered = {"A", "B", "C"} <= columns.keys() and answer.strip("()., ").upper() in columns
+    return tuple(columns.values()) if lettered else ()
+
+
+def _kept(raw: Mapping, used: set[str | None]) -> dict[str, object]:
+    """The columns that live on in the store. A difficulty that is no number, and a pass rate that is none of 0..1, would not be
+    read as such: they are kept under `source_difficulty` and `source_pass_rate`."""
+    found: dict[str, object] = {}
+    for name, value in raw.items():
+        if name in used or not _there(value) or not isinstance(value, str | int | float | bool):
+            continue
+        if name in LABELS:
+            number = _number(value)
+            usable = number is not None and (name == "difficulty" or 0 <= number <= 1)
+            name, value = (name, number) if usable else (f"source_{name}", value)
+        if not isinstance(value, str) or len(value) <= KEPT_CHARS:
+            found[name] = value
+    return found
+
+
+def _number(value: str | int | float | bool) -> float | None:
+    """Of a number, or a text that is one. A whole number stays one."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return value if not isinstance(value, bool) and abs(value) <= sys.float_info.max else None
 
 
 def _there(value: object) -> bool:
@@ -193,16 +162,16 @@ def _pick(raw: Mapping, given: str | None, names: Sequence[str]) -> tuple[str | 
     return name, raw[name] if name is not None and _there(raw.get(name)) else None
 
 
-def _answer(given: object, domain: object, worked: bool) -> tuple[str, str | None]:
-    """(domain, answer). Raises DataError for an object, or a row of the domain `code`, without tests that can be run."""
-    named = domain if isinstance(domain, str) and domain else None
+def _answer(given: object, named: str | None, worked: bool) -> tuple[str, str | None]:
+    """(domain, answer); `named`: the domain that the row names. Raises DataError for an object, or a row of the domain `code`,
+    without tests that can be run."""
     text = _json(given) if isinstance(given, dict) else str(given).strip()
     if given is not None and (named == "code" or (named is None and _holds_tests(text))):
         check_answer(text)
         return "code", text
     if named is None and isinstance(given, dict):
         raise DataError("the answer is an object without `tests` or `harness`, which is neither code nor mathematics")
-    return named if named is not None else "math", text if isinstance(given, dict) else _final(given, worked)
+    return "math", text if isinstance(given, dict) else _final(given, worked)
 
 
 def _holds_tests(text: str) -> bool:
@@ -234,5 +203,10 @@ def _missing(what: str, given: str | None, found: str | None, names: Sequence[st
     if found is not None and _there(raw.get(found)):
         return f"field `{found}` holds no {what} (a text; of a worked solution the last #### or \\boxed{{}} counts)"
     wanted = f"`{given}`" if given is not None else " or ".join(f"`{n}`" for n in names)
-    has = ", ".join(sorted(map(str, raw)))[:200].encode(errors="backslashreplace").decode()
+    has = _printable(", ".join(sorted(map(str, raw)))[:200])
     return f"no {what}: field {wanted} is missing, empty or NaN; the row has {has}"
+
+
+def _printable(text: str) -> str:
+    """What half a character is not."""
+    return text.encode(errors="backslashreplace").decode()

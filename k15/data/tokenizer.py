@@ -52,13 +52,18 @@ def write_char_tokenizer(folder: str | Path, alphabet: str) -> None:
 
 
 class TextTokenizer:
-    """What the loop needs of a tokenizer. `chat`: prompts go through the folder's chat template as one user message."""
+    """What the loop needs of a tokenizer. `chat`: prompts go through the folder's chat template as one user message; `setting`
+    is what errors name as the one that says so."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool):
+    def __init__(
+        self, tokenizer: Tokenizer, eos_id: int, pad_id: int, template: str | None, names: dict[str, str], chat: bool,
+        setting: str = "model.chat",
+    ):  # fmt: skip
         self._tokenizer = tokenizer
         self._template = template
         self._names = names  # bos_token and friends, as the template sees them
         self.chat = chat
+        self._setting = setting
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -92,7 +97,7 @@ class TextTokenizer:
         try:
             return self._compiled.render(messages=list(messages), add_generation_prompt=generate, tools=None, **self._names)
         except TemplateError as e:
-            raise DataError(f"The tokenizer's chat template does not render: {e}. Set model.chat=false or mend it.") from e
+            raise DataError(f"The tokenizer's chat template does not render: {e}. Set {self._setting}=false or mend it.") from e
 
     @cached_property
     def _compiled(self):
@@ -152,8 +157,9 @@ def _eos_id(folder: Path, settings: dict, tokenizer: Tokenizer) -> int:
     return found
 
 
-def load_tokenizer(folder: str | Path, chat: bool = False) -> TextTokenizer:
-    """The tokenizer of a Hugging Face folder. Raises DataError naming the file and what it lacks."""
+def load_tokenizer(folder: str | Path, chat: bool = False, setting: str = "model.chat") -> TextTokenizer:
+    """The tokenizer of a Hugging Face folder; `setting` names `chat` in errors. Raises DataError naming the file and what it
+    lacks."""
     folder = Path(folder)
     settings = _json_file(folder / "tokenizer_config.json")
     _json_file(folder / "tokenizer.json")
@@ -162,9 +168,9 @@ def load_tokenizer(folder: str | Path, chat: bool = False) -> TextTokenizer:
     tokenizer.no_truncation()
     template = _chat_template(folder, settings)
     if chat and template is None:
-        raise DataError(f"model.chat is true but {folder} has no chat template; set model.chat=false or add chat_template.jinja.")
+        raise DataError(f"{setting} is true but {folder} has no chat template; set {setting}=false or add chat_template.jinja.")
     eos = _eos_id(folder, settings, tokenizer)
     pad_name = _content(settings.get("pad_token"))
     pad = tokenizer.token_to_id(pad_name) if pad_name is not None else None
     names = {key: text for key in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := _content(settings.get(key)))}
-    return TextTokenizer(tokenizer, eos, pad if pad is not None else eos, template, names, chat)
+    return TextTokenizer(tokenizer, eos, pad if pad is not None else eos, template, names, chat, setting)

@@ -44,6 +44,11 @@ TEMPLATES = {
 """`plain` for real models; `compact` for the tiny one, which knows no words (see `k15.data.triples`)."""
 
 _VERDICT = re.compile(r'\{\s*"correct"\s*:\s*(true|false)\s*\}\s*(?:```\s*)?\Z')
+# How vLLM, SGLang, llama.cpp and the hosted services say that a prompt is too long for the model; a wrong setting is not that.
+_TOO_LONG = re.compile(
+    r"context[ _]?(?:length|window|size)|\b(?:prompt|input|request)\b.{0,80}?\b(?:too (?:long|large)|longer than|exceed)",
+    re.I | re.S,
+)
 _TAGS = re.compile(r"<\s*/?\s*(?:question|reference|response)\b[^>]*>", re.IGNORECASE)
 
 
@@ -94,6 +99,10 @@ def check_judge(votes: int, retries: int, concurrency: int, template: str) -> No
             raise ConfigError(f"reward.judge.{name} is {value}; it must be at least {least}.")
     if template not in TEMPLATES:
         raise unknown_name("reward.judge.template", template, TEMPLATES)
+
+
+class PromptTooLong(EngineError):
+    """The endpoint refuses a prompt that leaves no room for an answer in its context. It may take others."""
 
 
 class CotJudge:
@@ -190,8 +199,10 @@ def endpoint_ask(
     timeout_s: float = 120.0,
     tries: int = 4,
     cut: bool = False,
+    who: str = "the judge",
 ) -> Ask:
-    """Ask an OpenAI-compatible endpoint (`url` ends before /chat/completions, as in https://host/v1). `cut` as above."""
+    """Ask an OpenAI-compatible endpoint (`url` ends before /chat/completions, as in https://host/v1). `cut` as above; `who` is
+    named in errors. What is asked raises PromptTooLong, EngineUnavailable where another try may succeed, else EngineError."""
     address = url.rstrip("/") + "/chat/completions"
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -200,16 +211,21 @@ def endpoint_ask(
         try:
             async with session.post(address, json=body, headers=headers, timeout=timeout) as response:
                 status, raw = response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise EngineUnavailable(f"the judge at {url}: {type(error).__name__}: {error}") from error
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{who} at {url}: no whole answer in {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"{who} at {url}: {type(error).__name__}: {error}") from error
         if status != 200:
             kind = EngineUnavailable if status in (408, 429) or status >= 500 else EngineError
-            raise kind(f"the judge at {url}: status {status}: {raw[:300].decode(errors='replace')}")
+            said = raw[:2000].decode(errors="replace")
+            if status == 413 or (status == 400 and _TOO_LONG.search(said)):
+                kind = PromptTooLong
+            raise kind(f"{who} at {url}: status {status}: {said[:300]}")
         try:
             choice = json.loads(raw)["choices"][0]
             return str(choice["message"]["content"] or ""), str(choice["finish_reason"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise EngineError(f"the judge at {url} answered without a message ({error!r}): {raw[:100]!r}") from error
+            raise EngineError(f"{who} at {url} answered without a message ({error!r}): {raw[:100]!r}") from error
 
     async def ask(prompt: str, seed: int) -> str | None:
         body = {
