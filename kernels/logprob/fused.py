@@ -58,7 +58,8 @@ def linear_pmd(
     weight_grad: Tensor | None = None,
     spare_sum: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss scalar, log_ratio [S], logprob [T]), all fp32 (fp64 for fp64 inputs); the loss is differentiable, once.
+    """(loss scalar, log_ratio [S], logprob [T]), all fp32 (fp64 for fp64 inputs); the loss is differentiable, once: a
+    second backward is an error of autograd's, also with retain_graph.
 
     The same as `pmd_loss(linear_logprob(hidden, weight, target), ref_logprob, reward, baseline, cu_seqlens)`, which
     describe the arguments. ref_logprob [T], or None for the log-probs themselves (log-ratio 0: the first step from the
@@ -105,7 +106,8 @@ class _LinearPmd(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss, _grad_log_ratio, _grad_logprob):
         check_arrived()
-        scaled = [None if g is None else (g * grad_loss).to(g.dtype) for g in ctx.saved_tensors]
+        # In place: nothing else holds them, and nothing of the weight's size is made again. A second backward is an error.
+        scaled = [None if g is None else g.mul_(grad_loss) for g in ctx.saved_tensors]
         return *scaled, *[None] * 7
 
 
