@@ -28,7 +28,7 @@ class PolicyOptimizer:
     """AdamW over the parameters of a DDP-wrapped model; biases and norms are not decayed."""
 
     def __init__(self, model: DistributedDataParallel, algo: AlgoConfig, parallel: ParallelConfig, device: torch.device) -> None:
-        dtype = model.config.params_dtype
+        dtype, self._weight_decay = model.config.params_dtype, algo.weight_decay
         config = OptimizerConfig(
             optimizer="adam",
             lr=algo.lr,
@@ -57,6 +57,8 @@ class PolicyOptimizer:
         """Clip, update, and gather the parameters; the gradient norm over the whole model, before clipping."""
         for group in self._megatron.param_groups:
             group["lr"] = lr
+            # Megatron marks what is not decayed, but leaves it to its scheduler of the learning rate, which is not ours.
+            group["weight_decay"] = self._weight_decay * group["wd_mult"]
         done, norm, _ = self._megatron.step()
         assert done, "only an fp16 loss scale makes Megatron skip a step, and there is none"
         return float(norm)

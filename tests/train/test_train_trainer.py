@@ -54,6 +54,7 @@ def life_of_a_trainer(folder: str) -> dict:
     for dtype in ("float32", "bfloat16"):
         for distributed in (True, False):
             out[dtype, distributed] = _reset_and_save(f"{folder}/{dtype}{distributed}", dtype, distributed)
+    out["decay"] = [_decayed(distributed, Path(folder) / "old") for distributed in (True, False)]
     trainer = make_trainer(CONFIG)
     freed = trainer.offload()
     with pytest.raises(TrainerError, match="offloaded"):
@@ -120,6 +121,27 @@ def _reset_and_save(folder: str, dtype: str, distributed: bool) -> dict:
     }
 
 
+def _decayed(distributed: bool, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Weights before and after two steps by a gradient of zero, whose only part is the decay; between them a checkpoint is
+    loaded of the time when all parameters were decayed."""
+    trainer, before = _trainer("float32", distributed), {}
+    for _, parameter in trainer.named_parameters_local():
+        parameter.add_(0.5)  # biases are zero at first
+    trainer.optimizer.reload_parameters()
+    before = _weights(trainer)
+    for _ in range(2):
+        trainer.ddp.zero_grad_buffer()
+        trainer.optimizer.zero_grad()
+        assert trainer.optimizer.step(lr=0.5) == 0
+        for optimizer in trainer.optimizer.inner:
+            for group in optimizer.param_groups:
+                group["weight_decay"] = 0.1
+        trainer.save(folder / str(distributed))
+        trainer.load(folder / str(distributed))
+    after = _weights(trainer)
+    return {name: (before[name], after[name]) for name in before}
+
+
 def _rest_equals_correct_only() -> tuple[torch.Tensor, torch.Tensor]:
     """The rest gradient is that of the correct samples alone, whatever the wrong ones are."""
     samples = [dataclasses.replace(s, weight=1 / 15) for s in make_samples()]
@@ -139,6 +161,10 @@ def test_reset_resume_offload_and_refusals(tmp_path):
     off, on = out.pop("saved")
     assert off.keys() == on.keys() and len(off) > 3 * len(plain), "parameters, moments, masters"
     assert all(torch.equal(off[k], on[k]) for k in on)
+    for found in out.pop("decay"):
+        assert {p.dim() for p, _ in found.values()} == {1, 2}
+        for name, (weight, decayed) in found.items():  # norms' gains and biases stay as they are
+            assert torch.equal(decayed, weight) if weight.dim() == 1 else torch.allclose(decayed, 0.95**2 * weight), name
     mixed, correct = out.pop("rest")
     assert correct.abs().sum() > 0
     assert (mixed - correct).norm() <= 1e-6 * correct.norm()
