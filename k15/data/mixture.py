@@ -28,10 +28,11 @@ class Step:
 
 
 def rise_and_fall(step: int, steps: int, rise: int, lr: float, final_lr: float) -> float:
-    """The learning rate of `step` (from 0) of `steps`: linear over the first `rise`, then a cosine from lr to final_lr."""
+    """The learning rate of `step` (from 0) of `steps`: linear over the first `rise`, then a cosine from lr to final_lr,
+    which is the last step's."""
     if step < rise:
         return lr * (step + 1) / rise
-    done = (step - rise) / max(1, steps - rise)
+    done = (step - rise) / max(1, steps - rise - 1)
     return final_lr + 0.5 * (lr - final_lr) * (1 + math.cos(math.pi * done))
 
 
@@ -57,27 +58,29 @@ def even_cuts(lengths: np.ndarray, batch_tokens: int) -> np.ndarray:
 
 
 class Schedule:
-    """All steps of a run. `lengths` [n]: tokens of each unit, which goes into one pack.
+    """All steps of a run. `lengths` [n]: tokens of each unit, which goes into one pack. `longest`: no stage shows a unit of more.
 
     Raises DataError where a stage has no unit that fits its context.
     """
 
     def __init__(
         self, stages: Mapping[str, StageConfig], sizes: Sequence[int], weights: Sequence[float], lengths: np.ndarray,
-        seed: int,
+        seed: int, longest: int | None = None,
     ) -> None:  # fmt: skip
         self._steps: list[tuple[str, int, np.ndarray]] = []
         self._stages, self._first, self._count = stages, {}, {}
         self.left_out: dict[str, int] = {}
-        """Units that no epoch of a stage shows, because they are longer than its context."""
+        """Units that no epoch of a stage shows, because they are longer than its context, or than `longest`."""
         for number, (name, stage) in enumerate(stages.items()):
             self._first[name] = len(self._steps)
-            self.left_out[name] = int((lengths > stage.context_tokens).sum()) if stage.epochs else 0
+            most = stage.context_tokens if longest is None else min(stage.context_tokens, longest)
+            self.left_out[name] = int((lengths > most).sum()) if stage.epochs else 0
             for epoch in range(stage.epochs):
                 order = epoch_order(sizes, weights, np.random.default_rng([seed, number, epoch]))
-                order = order[lengths[order] <= stage.context_tokens]
+                order = order[lengths[order] <= most]
                 if not len(order):
-                    raise DataError(f"no example fits {name}.context_tokens={stage.context_tokens}; raise it")
+                    limit = "model.max_context_tokens" if most < stage.context_tokens else f"{name}.context_tokens"
+                    raise DataError(f"no example fits {limit}={most}; raise it")
                 bounds = even_cuts(lengths[order], stage.batch_tokens)
                 self._steps += [(name, epoch, order[a:b]) for a, b in pairwise(bounds)]
             self._count[name] = len(self._steps) - self._first[name]

@@ -60,20 +60,31 @@ class Task(ABC):
         self.source, self.held = self._held_out(extra, np.flatnonzero(out), context)
         self.validation = list(self._samples(self.source, self.held))
         sizes = [int((~out[a:b]).sum()) for a, b in pairwise(bounds)]
-        self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), cfg.seed)
+        longest = cfg.model.max_context_tokens if self._skips else None
+        self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), cfg.seed, longest)
         self.fingerprint = joined.fingerprint()
         for name, count in self.schedule.left_out.items():
             if count:
-                log.info("%s: %d of %d examples are longer than its context and not seen in it", name, count, len(lengths))
+                what = "its context" if longest is None else "its context or model.max_context_tokens"
+                log.info("%s: %d of %d examples are longer than %s and not seen in it", name, count, len(lengths), what)
+
+    @property
+    def _skips(self) -> bool:
+        return getattr(self.cfg.data, "on_long", "error") != "error"
 
     def _held_out(self, extra: Examples | None, out: np.ndarray, context: int) -> tuple[Examples, np.ndarray]:
-        """Examples, and which of their units are held out: at most eval.size that fit `context`. Raises as `_check_lengths`."""
+        """Examples, and which of their units are held out: at most eval.size that fit `context`, from all files alike, a larger
+        eval.size adding to those of a smaller one. Raises as `_check_lengths`."""
         source, numbers = (self.examples, out) if extra is None else (extra, np.arange(len(extra) // self.units))
         lengths = source.lengths.reshape(-1, self.units)[numbers]
         fits = self._check_lengths(lengths, context, "held-out ")
         if not fits.all():
             log.info("%d of %d held-out examples are longer than %d tokens and left out", (~fits).sum(), len(fits), context)
-        return source, numbers[fits][: self.cfg.eval.size]
+        numbers, lengths = numbers[fits], lengths[fits]
+        # By a hash of prompt and lengths: neither the order of rows nor that of files chooses.
+        keys = [source.prompt_key(self.units * int(n)) + own.tobytes() for n, own in zip(numbers, lengths, strict=True)]
+        places = [hashlib.sha256(b"k15 eval order " + key).digest() for key in keys]
+        return source, numbers[sorted(range(len(places)), key=places.__getitem__)[: self.cfg.eval.size]]
 
     def _samples(self, source: Examples, numbers: Sequence[int]) -> Iterator[Sample]:
         return (source[self.units * int(n) + i] for n in numbers for i in range(self.units))
@@ -84,9 +95,8 @@ class Task(ABC):
         Raises DataError where one does not and is not to be skipped, or where an example is over the model's context.
         """
         tokens, limit = lengths.sum(axis=1), self.cfg.model.max_context_tokens
-        skips = getattr(self.cfg.data, "on_long", "error") != "error"
-        fits = tokens <= (min(context, limit) if skips else context)
-        if not fits.all() and not skips:
+        fits = tokens <= (min(context, limit) if self._skips else context)
+        if not fits.all() and not self._skips:
             what = "examples" if self.units == 1 else "pairs (both responses together)"
             raise DataError(
                 f"{(~fits).sum()} of {len(fits)} {kind}{what} are longer than the longest stage's context of {context} tokens; "

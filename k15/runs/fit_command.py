@@ -10,6 +10,7 @@ from k15.config.dpo import DpoConfig
 from k15.config.sft import SftConfig
 from k15.data.examples import pieces, read_examples, read_pairs
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
+from k15.log import read_metrics
 from k15.node.rendezvous import JobIdentity
 from k15.runs.job import Job, check_folder, run_folder
 from k15.runs.prepare import model_folder
@@ -52,15 +53,25 @@ def run_fit(job: Job, cfg: SftConfig | DpoConfig) -> int:
 
 
 def finished(run_dir: Path, cfg: SftConfig | DpoConfig) -> bool:
-    """Are all steps of the run done, and is the export there?"""
+    """Are all steps of the run done, and is the export there, which follows the last evaluation?"""
     if not (run_dir / "checkpoints").is_dir():
         return False
     complete = Checkpoints(run_dir, cfg.save.keep, FitState).complete()
     if not complete:
         return False
     state = json.loads((complete[-1] / "controller.json").read_text())
-    done = state.get("iteration") == state.get("iterations")
-    return done and (not cfg.save.export_hf or (run_dir / "hf" / "config.json").is_file())
+    if state.get("iteration") != state.get("iterations"):
+        return False
+    if cfg.save.export_hf:
+        return (run_dir / "hf" / "config.json").is_file()
+    return not lacks_evaluation(run_dir, state["iteration"])
+
+
+def lacks_evaluation(run_dir: Path, step: int) -> bool:
+    """Does metrics.jsonl have no validation loss of `step`, though it has one of the start? A stop came before it."""
+    path = run_dir / "metrics.jsonl"
+    evaluated = {r["iteration"] for r in read_metrics(path) if "eval_loss" in r} if path.is_file() else set()
+    return 0 in evaluated and step not in evaluated
 
 
 def sft_rows(cfg: SftConfig, path: str, tokenizer: TextTokenizer, limit: int | None = None) -> Iterator[Sample]:

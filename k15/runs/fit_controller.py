@@ -17,9 +17,10 @@ from k15.config.dpo import DpoConfig
 from k15.config.sft import SftConfig
 from k15.data.tokenizer import load_tokenizer
 from k15.errors import DataError
-from k15.log import MetricsWriter, PhaseTimer, Progress, get_logger
+from k15.log import MetricsWriter, PhaseTimer, Progress, get_logger, read_metrics
 from k15.runs.batches import train_metrics
 from k15.runs.fit import TASKS, Task
+from k15.runs.fit_command import lacks_evaluation
 from k15.runs.head import Head, Interrupted, exit_code, open_head
 from k15.runs.prepare import model_folder
 from k15.runs.state import Checkpoints, FitState
@@ -104,12 +105,28 @@ class Fit:
             log.info("resuming from %s", folder.name)
             await self.trainer.call("load", folder=str(folder / "trainer"))
             self.metrics.resume_at(self.state.iteration + 1)
+            if self._is_due(self.state.iteration) and lacks_evaluation(self.run_dir, self.state.iteration):
+                await self._complete_last_row()
         else:
             self.state = FitState(iterations=len(self.task.schedule), data=self.task.fingerprint)
             self.metrics.resume_at(0)
             with self.timer.span("eval"):
                 row = await self.task.evaluate(self.trainer)
             self.metrics.write({"iteration": 0, **row, **self.timer.take()})
+
+    def _is_due(self, number: int) -> bool:
+        """Is the validation loss to be measured after step `number`?"""
+        return bool(self.task.validation) and (number == len(self.task.schedule) or number % self.cfg.eval.every == 0)
+
+    async def _complete_last_row(self) -> None:
+        """Evaluate the last step, where a stop kept it from that."""
+        number = self.state.iteration
+        log.info("evaluating step %d, which was stopped before it", number)
+        with self.timer.span("eval"):
+            found = await self.task.evaluate(self.trainer)
+        rows = {r["iteration"]: r for r in read_metrics(self.metrics.path)}
+        self.metrics.resume_at(number)
+        self.metrics.write(rows.get(number, {"iteration": number}) | found | self.timer.take())
 
     async def _steps(self) -> None:
         total, state = len(self.task.schedule), self.state
@@ -123,8 +140,9 @@ class Fit:
             row = {"iteration": number, "stage": step.stage, "epoch": step.epoch + 1, **train_metrics(trained)}
             seconds = sum(v for k, v in trained.items() if k.startswith("seconds_"))
             progress.update(number, "train", loss=trained["loss"], tokens_per_s=trained["tokens"] / max(seconds, 1e-9))
-            last = number == total
-            if (last or number % self.cfg.eval.every == 0) and not self.head.stop.is_set():
+            last, due = number == total, self._is_due(number)
+            missed = due and self.head.stop.is_set()  # evaluated at the next start
+            if due and not missed:
                 progress.update(number, "eval")
                 with self.timer.span("eval"):
                     row |= await self.task.evaluate(self.trainer)
@@ -133,7 +151,7 @@ class Fit:
             if last or number % self.cfg.save.every == 0 or self.head.stop.is_set():
                 with self.timer.span("save"):
                     await self.checkpoints.write(state, self._save)
-            if self.head.stop.is_set() and not last:
+            if self.head.stop.is_set() and (missed or not last):
                 raise Interrupted
         progress.close()
 

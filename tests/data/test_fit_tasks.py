@@ -18,8 +18,11 @@ from k15.config.sft import SftConfig
 from k15.data.tiny import write_tiny_model
 from k15.data.tokenizer import load_tokenizer
 from k15.errors import DataError, TrainerError
+from k15.log import read_metrics
 from k15.runs.fit import DpoTask, SftTask
-from k15.runs.fit_controller import resumable
+from k15.runs.fit_command import finished
+from k15.runs.fit_controller import Fit, resumable
+from k15.runs.head import Head, Interrupted
 from k15.runs.state import Checkpoints, FitState
 from k15.runs.trainer_client import TrainerClient
 from k15.types import Sample
@@ -190,3 +193,86 @@ def test_held_out_examples_are_checked_for_length_too(tmp_path):
     with pytest.raises(DataError, match="a held-out example has 66 tokens"):
         task("model.max_context_tokens=50", "stages.second.context_tokens=1000")
     assert len(task("stages.second.context_tokens=1000").validation) == 3
+
+
+def sft(folder: Path, rows: list[dict], *words: str) -> SftTask:
+    if not (folder / "model").is_dir():
+        write_tiny_model(folder / "model", TinyModelConfig(), 192)
+    path = written(folder / "train.jsonl", rows)
+    settings = [f"model.path={folder / 'model'}", "model.max_context_tokens=100", "model.chat=false", f"data.paths=[{path}]"]
+    return SftTask(compose_as(SftConfig, "sft", [*settings, *words]), load_tokenizer(folder / "model"))
+
+
+def test_examples_over_the_models_own_context_are_skipped_too(tmp_path, caplog):
+    rows = [{"prompt": "1+1=", "response": "#2" if i % 5 else "1" * 60} for i in range(10)]
+    words = ["data.eval_fraction=0.0", "model.max_context_tokens=50"]
+    with pytest.raises(DataError, match="example has 66 tokens"):
+        sft(tmp_path, rows, *words)
+    task = sft(tmp_path, rows, *words, "data.on_long=skip")
+    seen = [s for i in range(len(task.schedule)) for s in task.batch(task.schedule[i])]
+    assert len(seen) == 2 * 8 and max(len(s.tokens) for s in seen) <= 50
+    assert "stages.second: 2 of 10 examples are longer than its context or model.max_context_tokens" in caplog.text
+    with pytest.raises(DataError, match="no example fits model.max_context_tokens=50"):
+        sft(tmp_path, [rows[0]], *words, "data.on_long=skip")
+
+
+def test_validation_is_of_all_files_and_a_larger_one_adds(tmp_path):
+    """Whatever the order of the files, whose first has 4 of 5 examples."""
+    pick = {name: [{"prompt": f"{i}+{c}=", "response": "#1"} for i in range(n)] for name, c, n in (("a", 1, 400), ("b", 2, 100))}
+    paths = {name: written(tmp_path / f"{name}.jsonl", rows) for name, rows in pick.items()}
+
+    def validation(order: str, size: int) -> list[tuple[int, ...]]:
+        files = ",".join(str(paths[name]) for name in order)
+        task = sft(tmp_path, pick["a"], f"data.eval_paths=[{files}]", f"eval.size={size}")
+        return [s.tokens for s in task.validation]
+
+    small, large = validation("ab", 50), validation("ba", 100)
+    tokenizer = load_tokenizer(tmp_path / "model")
+    assert large[:50] == small and len(set(large)) == 100
+    assert 10 <= sum("+2=" in tokenizer.decode(tokens) for tokens in large) <= 30
+    assert len(validation("ab", 1000)) == 500
+
+
+def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path):
+    """In the middle, where step 2 is due, and after the last step."""
+    words = ["data.eval_fraction=0.3", "stages.first.batch_tokens=40", "stages.second.epochs=0", "eval.every=2", "save.every=100",
+             "save.export_hf=false", "log.tensorboard=false"]  # fmt: skip
+    run, steps, losses = tmp_path / "run", [], []
+    rows = [{"prompt": f"{i}+1=", "response": f"#{i + 1}"} for i in range(30)]
+    stop_after: set[int] = set()
+
+    def step(samples: list[Sample], **_: object) -> dict[str, float]:
+        steps.append(len(samples))
+        if len(steps) in stop_after:
+            stop.set()
+        return {"loss": float(len(steps)), "tokens": 1.0}
+
+    def loss(samples: list[Sample]) -> dict[str, float]:
+        losses.append(len(steps))
+        return {"loss": 0.5}
+
+    def go() -> None:
+        task, checkpoints = sft(tmp_path, rows, *words), Checkpoints(run, 2, FitState)
+        quiet = {name: lambda **_: None for name in ("init", "load", "save")}
+        with rank_0(sft_step=step, sft_loss=loss, **quiet) as trainer:
+            head = Head(None, None, None, [], None, "cpu", stop)  # type: ignore[arg-type]
+            asyncio.run(Fit(task.cfg, task, trainer, head, run, checkpoints).run(resumable(checkpoints, task, run)))
+
+    task = sft(tmp_path, rows, *words)
+    total = len(task.schedule)
+    assert total > 4 and task.validation
+    stop_after |= {2, total}
+    for at in (2, total):
+        stop = asyncio.Event()
+        with pytest.raises(Interrupted):
+            go()
+        last = read_metrics(run / "metrics.jsonl")[-1]
+        assert last["iteration"] == len(steps) == at and "eval_loss" not in last
+        assert not finished(run, task.cfg)
+    stop = asyncio.Event()
+    go()
+    found = read_metrics(run / "metrics.jsonl")
+    due = sorted({0, total, *range(2, total, 2)})
+    assert [r["iteration"] for r in found] == list(range(total + 1)) and finished(run, task.cfg)
+    assert losses == due == [r["iteration"] for r in found if "eval_loss" in r]
+    assert [r["loss"] for r in found[1:]] == list(range(1, total + 1)), "the step's own numbers stay"
