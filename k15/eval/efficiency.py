@@ -79,6 +79,8 @@ def evaluated(folder: Path, kind: str) -> list[Checkpoint]:
 def _watched(folder: Path) -> list[Checkpoint]:
     rows = [json.loads(line) for line in (folder / BY_ITERATION).read_text().splitlines()]
     rows = [r for r in rows if r["metric"] == "pass@1" and r.get("mean_tokens")]
+    every = {str(r["task"]) for r in rows}
+    rows = [r for r in rows if str(r["task"]).rpartition(" ")[0] not in every]  # a language of a task is no task of its own
     tasks = sorted({str(r["task"]) for r in rows})
     if len(tasks) > 1:
         raise DataError(f"{folder} watched several tasks ({', '.join(tasks)}); a base is chosen by one: watch that one.")

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from k15.eval.endpoint import Endpoint, Sampling
 from k15.eval.progress import Bar
@@ -13,9 +14,11 @@ Asked = Mapping[str, Sequence[int] | str]
 
 
 async def generate(
-    endpoint: Endpoint, asked: Asked, samples: int, sampling: Sampling, seed: int, store: Responses, concurrency: int, label: str
-) -> None:
-    """Sample `samples` answers to each problem and add them to `store`. Raises EngineError; what came until then is kept."""
+    endpoint: Endpoint, asked: Asked, samples: int, sampling: Sampling, stops: Mapping[str, tuple[str, ...]], seed: int,
+    store: Responses, concurrency: int, label: str,
+) -> None:  # fmt: skip
+    """Sample `samples` answers to each problem and add them to `store`. `stops`: by problem, in place of `sampling.stop`.
+    Raises EngineError; what came until then is kept."""
     missing: list[Key] = [(i, n) for i in asked for n in range(samples) if (i, n) not in store.found]
     if not missing:
         return
@@ -23,7 +26,8 @@ async def generate(
 
     async def worker() -> None:
         for key in waiting:  # shared: each answer is taken once
-            answer = await endpoint.answer(asked[key[0]], sampling, answer_seed(seed, key))
+            own = replace(sampling, stop=stops.get(key[0], sampling.stop))
+            answer = await endpoint.answer(asked[key[0]], own, answer_seed(seed, key))
             store.add(key, answer)
             bar.add(counted=answer.tokens)
 

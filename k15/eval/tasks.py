@@ -9,13 +9,17 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from k15.data.arithmetic import make_problems
 from k15.data.store import load_prompts
+from k15.data.versions import prompts_file
 from k15.errors import ConfigError, DataError, unknown_name
 from k15.eval import humaneval
 from k15.eval.sources import Hub, Row, Source, field, read_rows
 from k15.reward.code import check_answer
+from k15.reward.router import check_domains
+from k15.sandbox.client import Case, Submission
 from k15.types import Prompt
 
 PROMPTS = {
@@ -37,6 +41,7 @@ class Task:
     """`prompt`: a name in PROMPTS. `score`: a name in `k15.eval.score.SCORERS`. `votes`: maj@k means something.
 
     `temperature`, `samples`, `max_tokens`: defaults, None where the run decides. `needs_file`: it is written NAME:FILE.
+    `own_stops`: what follows a problem's stop texts (`meta["stop"]`) is no part of the answer.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Task:
     stop: tuple[str, ...] = ()
     votes: bool = True
     needs_file: bool = False
+    own_stops: bool = False
 
 
 def _arithmetic(source: Source) -> list[Prompt]:
@@ -95,7 +101,12 @@ def _mmlu(source: Source) -> list[Prompt]:
 
 
 def _jsonl(source: Source) -> list[Prompt]:
-    return load_prompts(source.argument)
+    if not prompts_file(Path(source.argument)).is_file():
+        raise DataError(f"{source.argument} does not exist or is not a file; tasks=jsonl:FILE reads a JSONL file.")
+    try:
+        return load_prompts(source.argument, check=lambda prompt: check_domains([prompt]))
+    except DataError as error:  # the reader's remedy for training, which an evaluation has no setting for
+        raise DataError(str(error).removesuffix(" Or leave such rows out with data.on_bad_row=skip.")) from error
 
 
 def _programs(source: Source) -> list[Prompt]:
@@ -123,6 +134,10 @@ def _codeforces(source: Source) -> list[Prompt]:
         inputs, rating = prompt.meta.get("inputs"), prompt.meta.get("rating")
         if not isinstance(inputs, list) or not inputs or not all(isinstance(i, str) for i in inputs):
             raise DataError(f"{source.argument}:{n}: field `inputs` must be a list of texts, standard inputs for the vote.")
+        try:
+            Submission("python", "pass", tuple(Case(stdin, "") for stdin in inputs))
+        except ConfigError as error:
+            raise DataError(f"{source.argument}:{n}: field `inputs` is more than one run takes: {error}") from error
         if isinstance(rating, bool) or not isinstance(rating, int | float):
             raise DataError(f"{source.argument}:{n}: field `rating` is {rating!r}; it must be the problem's rating, a number.")
     return found
@@ -155,7 +170,7 @@ _TABLE = (
     ),
     Task(
         "humaneval_mul_base", "the same for base models: the program's beginning as it is, to be gone on with",
-        humaneval.load_bare, prompt="plain", score="humaneval", votes=False,
+        humaneval.load_bare, prompt="plain", score="humaneval", votes=False, max_tokens=1024, own_stops=True,
     ),
     Task("jsonl", "your own file: prompt, answer, optionally domain (math, code), id", _jsonl, prompt="plain", needs_file=True),
     Task(

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig, check_eval
-from k15.errors import ConfigError
+from k15.errors import EngineError, SandboxError
 from k15.eval import lm_harness
 from k15.eval.codeforces import read_population
 from k15.eval.responses import Responses
@@ -29,7 +29,8 @@ from k15.reward.judge import endpoint_key
 from k15.runs.entry import enter
 from k15.runs.eval_engine import Subject, answering, sample
 from k15.runs.eval_judge import judge, judged_code
-from k15.runs.eval_plan import Plan, as_sampled, lm_settings, model_name, others, plans, stamp
+from k15.runs.eval_plan import Plan, as_sampled, check_lm_eval, lm_settings, model_name, others, plans, stamp
+from k15.runs.eval_watch import check_watched, watch
 from k15.runs.job import run_folder
 from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
@@ -55,8 +56,9 @@ def preflight(cfg: EvaluationConfig, nodes: int) -> list[Plan]:
         endpoint_key(cfg.engine.key_env, "engine.key_env")
     if cfg.sandbox.url is not None:
         Access.of(cfg.sandbox.url, cfg.sandbox.token_file)
-    if cfg.watch is not None and not Path(cfg.watch).is_dir():
-        raise ConfigError(f"watch={cfg.watch} is no folder; give the run_dir of a run, which may be going on.")
+    check_lm_eval(cfg)
+    if cfg.watch is not None:
+        check_watched(Path(cfg.watch))
     found = plans(cfg)
     if others(cfg) and not cfg.score_only:
         lm_harness.python(cfg.lm_eval)
@@ -81,12 +83,15 @@ def run(cfg: EvaluationConfig) -> int:
             print(f"# {plan.spec}: {len(plan.prompts)} problems x {plan.samples} answers")
         print("# The settings fit together; nothing was started.")
         return 0
-    end_when_signalled()  # every answer that came is on disk
-    if cfg.watch is not None:
-        from k15.runs.eval_watch import watch
-
-        return watch(cfg, run_dir, evaluate)
-    evaluate(cfg, run_dir, found)
+    end_when_signalled(run_dir)  # every answer that came is on disk
+    log.info("answers go to %s; stopped, the same words with run_dir=%s sample what is missing", run_dir, run_dir)
+    try:
+        if cfg.watch is not None:
+            return watch(cfg, run_dir, evaluate)
+        evaluate(cfg, run_dir, found)
+    except (EngineError, SandboxError, KeyboardInterrupt):
+        log.warning("what came so far is kept: the same words with run_dir=%s go on from there", run_dir)
+        raise
     return 0
 
 
@@ -118,7 +123,7 @@ def _sample(cfg: EvaluationConfig, run_dir: Path, found: Sequence[Plan], subject
             store = stack.enter_context(Responses(run_dir / "responses", file_name(plan.spec), plan.asked))
             store.check(plan.settings(cfg, subject))
             if any((i, n) not in store.found for i in plan.asked for n in range(plan.samples)):
-                missing.append((plan.spec, plan.asked, plan.samples, plan.sampling(cfg, subject), store))
+                missing.append((plan.spec, plan.asked, plan.samples, plan.sampling(cfg, subject), plan.stops(subject), store))
         atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())  # after the check: these are the answers' settings
         lm = lm_settings(cfg, subject)
         open_ = [s for s in others(cfg) if not lm_harness.finished(_lm_folder(run_dir, s), lm)]

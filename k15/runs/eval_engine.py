@@ -26,10 +26,12 @@ from k15.runs.serve import several_served
 
 log = get_logger("eval")
 ENDPOINT_TOKENS = 4096  # of an answer from an endpoint whose context is not known
+MOST_STOPS = 4  # that an OpenAI-compatible endpoint need take
 NO_DEFAULTS = ("--generation-config", "vllm")  # every sampling parameter is the request's own
 
-Missing = tuple[str, Mapping[str, str], int, Sampling, Responses]
-"""A task whose answers are not all there: its name, what is asked, answers a problem, how, and where they go."""
+Missing = tuple[str, Mapping[str, str], int, Sampling, Mapping[str, tuple[str, ...]], Responses]
+"""A task whose answers are not all there: its name, what is asked, answers a problem, how, stop texts by problem, and where
+they go."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,8 @@ class Subject:
             raise ConfigError(f"{folder}/config.json has no max_position_embeddings; give model.max_context_tokens.")
         dtype = cfg.model.dtype
         if dtype == "auto":
-            dtype = (
-                "float32"
-                if device(cfg.cluster.device) == "cpu"
-                else str(config.get("torch_dtype", config.get("dtype", "bfloat16")))
-            )
+            said = next((str(v) for k in ("torch_dtype", "dtype") if (v := config.get(k)) is not None), "bfloat16")
+            dtype = "float32" if device(cfg.cluster.device) == "cpu" else said
         return Subject(
             folder, load_tokenizer(folder, chat=chat), context if context is not None else most, dtype, chat, fingerprint(folder)
         )
@@ -138,9 +137,10 @@ def sample(cfg: EvaluationConfig, subject: Subject, urls: Sequence[str], key: st
             endpoint = Endpoint(
                 session, urls, name, key=key, api=api, timeout_s=cfg.engine.request_timeout_s, tries=4 if own else 9
             )  # one that serves others may be busy for minutes
-            for label, asked, samples, sampling, store in missing:
+            for label, asked, samples, sampling, stops, store in missing:
                 at_once = cfg.engine.concurrency * len(urls)
-                await generate(endpoint, subject.prompts(asked), samples, sampling, cfg.seed, store, at_once, label)
+                stops = stops if own else {i: texts[:MOST_STOPS] for i, texts in stops.items()}
+                await generate(endpoint, subject.prompts(asked), samples, sampling, stops, cfg.seed, store, at_once, label)
 
     asyncio.run(all_of_them())
 

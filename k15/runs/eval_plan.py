@@ -12,8 +12,11 @@ from k15.eval import lm_harness
 from k15.eval.endpoint import Sampling
 from k15.eval.sources import Source
 from k15.eval.tasks import LM_EVAL, Task, ask, load, split_name, template_of
+from k15.log import get_logger
 from k15.runs.eval_engine import Subject
 from k15.types import Prompt
+
+log = get_logger("eval")
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,17 @@ class Plan:
         """How its answers are sampled. Raises ConfigError."""
         return subject.sampling(cfg, self.task, {p.id: ask(p, self.template) for p in self.whole}, self.samples)
 
+    def stops(self, subject: Subject) -> dict[str, tuple[str, ...]]:
+        """Where a problem's answer ends, by its id: sampling ends there too. A chat model may have such a text in its fence."""
+        return {p.id: tuple(p.meta["stop"]) for p in self.prompts} if self.task.own_stops and not subject.chat else {}  # type: ignore
+
     def settings(self, cfg: EvaluationConfig, subject: Subject) -> dict[str, object]:
         """What its answers stand on; written down beside them and printed with every number. Raises ConfigError."""
         sampling = self.sampling(cfg, subject)
         return {
             "model": model_name(cfg), "weights": subject.fingerprint, "temperature": sampling.temperature,
-            "top_p": sampling.top_p, "max_tokens": sampling.max_tokens, "seed": cfg.seed, "stop": list(sampling.stop),
+            "top_p": sampling.top_p, "max_tokens": sampling.max_tokens, "seed": cfg.seed,
+            "stop": "by problem" if self.stops(subject) else list(sampling.stop),
             "prompt": cfg.prompt if cfg.prompt is not None else self.task.prompt, "template": self.template, "chat": subject.chat,
         }  # fmt: skip
 
@@ -66,6 +74,20 @@ def plans(cfg: EvaluationConfig) -> list[Plan]:
 def others(cfg: EvaluationConfig) -> Sequence[str]:
     """The tasks that lm-eval runs."""
     return [s for s in cfg.tasks if split_name(s)[0] == LM_EVAL]
+
+
+def check_lm_eval(cfg: EvaluationConfig) -> None:
+    """Settings that lm-eval's tasks do not heed: said in a warning. Raises ConfigError where no other task heeds them either."""
+    s, theirs = cfg.sampling, others(cfg)
+    given = {"sampling.temperature": s.temperature is not None, "sampling.top_p": s.top_p != 1, "prompt": cfg.prompt is not None,
+             "sampling.samples": s.samples is not None, "pass_at": bool(cfg.pass_at)}  # fmt: skip
+    names = ", ".join(name for name, there in given.items() if there)
+    if not names or not theirs or cfg.score_only:
+        return
+    said = f"{names}: lm-eval asks and samples as its task says, so this does nothing for {', '.join(theirs)}"
+    if len(theirs) == len(cfg.tasks):
+        raise ConfigError(f"{said}. Leave it out, or give a task file of your own: lm_eval.include_path=<folder>.")
+    log.warning("%s", said)
 
 
 def _samples(cfg: EvaluationConfig, task: Task) -> int:

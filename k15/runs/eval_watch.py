@@ -1,5 +1,6 @@
-"""`k15 eval watch=RUN_DIR`: evaluate each export (`hf/`) of a run once, as it appears, and keep a table by iteration.
+"""`k15 eval watch=RUN_DIR`: evaluate each export of a run once, as it appears, and keep a table by iteration.
 
+Those that the run keeps (`exports/`, save.exports) come first, from the earliest on, then the latest (`hf/`).
 Each export is held by hard links while it is evaluated: the run replaces its folder whole, so the files stay as they were.
 
 <run_dir>/iteration-12/   one evaluation, with its results
@@ -7,6 +8,7 @@ Each export is held by hard links while it is evaluated: the run replaces its fo
 """
 
 import json
+import os
 import re
 import shutil
 import time
@@ -14,9 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from k15.config.compose import to_yaml
 from k15.config.eval import EvaluationConfig
-from k15.errors import DataError
+from k15.errors import ConfigError, DataError
 from k15.eval.efficiency import last_saved
 from k15.eval.results import COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
@@ -28,10 +32,23 @@ log = get_logger("eval")
 Evaluate = Callable[[EvaluationConfig, Path, Sequence[Plan]], list[Result]]
 
 
+def check_watched(watched: Path) -> None:
+    """Raises ConfigError where the folder is missing, or holds another kind of run, whose end would never be seen."""
+    if not watched.is_dir():
+        raise ConfigError(f"watch={watched} is no folder; give the run_dir of a run, which may be going on.")
+    if (watched / "config.yaml").is_file() and planned(watched) is None:
+        raise ConfigError(
+            f"watch={watched} is no run of k15 rl, and only those export as they go; k15 sft and k15 dpo export once, at their "
+            f"end: then give model.path={watched / 'hf'}."
+        )
+
+
 def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
     """Until the run is done and its last export evaluated, or nothing new came for cfg.watch_idle_min; the exit code."""
     assert cfg.watch is not None
     watched, found = Path(cfg.watch), plans(cfg)
+    if not keeps_all(watched):
+        log.info("an export that the run replaces before its turn is not evaluated; only save.exports=all keeps every one")
     run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
     idle_since = time.monotonic()
@@ -50,7 +67,10 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
             log.info("%s is finished and its last export evaluated", watched)
             return 0
         elif time.monotonic() - idle_since > 60 * cfg.watch_idle_min:
-            log.warning("%s had nothing new for %g minutes; the same words go on watching", watched, cfg.watch_idle_min)
+            log.warning(
+                "%s had nothing new for %g minutes; the same words with run_dir=%s go on watching", watched, cfg.watch_idle_min,
+                run_dir,
+            )  # fmt: skip
             return 0
         else:
             time.sleep(cfg.watch_every_s)
@@ -59,30 +79,48 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
 def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
     """(iteration, folder of hard links) of an export that has no results here yet; None while there is none.
 
-    One that an earlier watcher held and did not finish comes first, whatever the run has written since.
+    One that an earlier watcher held and did not finish comes first, whatever the run has written since; then the earliest of
+    exports/, then hf/.
     """
     for model in sorted(run_dir.glob("iteration-*/model")):
         if not (model.parent / "results.json").is_file():
             return int(model.parent.name.split("-")[1]), model
         shutil.rmtree(model)
+    partial = run_dir / ".held"  # one place, so that links to old weights cannot be left behind in several
+    try:
+        for _ in range(10):  # the run may put a new folder in its place, or take one away, while we look
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                found = _next_export(watched, run_dir)
+                if found is None:
+                    return None
+                iteration, export, before = found
+                shutil.copytree(export, partial, copy_function=link)
+                after = export.stat()  # an inode's number is given away again, the time of its last change is not
+                if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
+                    folder = run_dir / f"iteration-{iteration}"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    return iteration, partial.rename(folder / "model")  # whole, or not there
+            except (FileNotFoundError, shutil.Error):
+                if not watched.is_dir():
+                    raise DataError(f"{watched} is gone.") from None
+            time.sleep(0.2)
+        return None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _next_export(watched: Path, run_dir: Path) -> tuple[int, Path, os.stat_result] | None:
+    """(iteration, its export, what the folder was then) of the earliest kept one that has no results here, else of hf/; None
+    where all have. Raises FileNotFoundError where there is no hf/."""
+    kept = {int(p.name.split("-")[1]): p for p in (watched / "exports").glob("iteration-*")}
+    for iteration, export in sorted(kept.items()):
+        if not (run_dir / f"iteration-{iteration}" / "results.json").is_file():
+            return iteration, export, export.stat()
     export = watched / "hf"
-    for _ in range(10):  # the run may put a new folder in its place while we look
-        try:
-            before = export.stat()
-            iteration = iteration_of(watched, before.st_mtime)
-            folder = run_dir / f"iteration-{iteration}"
-            if (folder / "results.json").is_file():
-                return None
-            shutil.rmtree(folder / "held", ignore_errors=True)
-            shutil.copytree(export, folder / "held", copy_function=link)
-            after = export.stat()  # an inode's number is given away again, the time of its last change is not
-            if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
-                return iteration, (folder / "held").rename(folder / "model")  # whole, or not there
-        except (FileNotFoundError, shutil.Error):
-            if not watched.is_dir():
-                raise DataError(f"{watched} is gone.") from None
-        time.sleep(0.2)
-    return None
+    now = export.stat()
+    iteration = iteration_of(watched, now.st_mtime)
+    return None if (run_dir / f"iteration-{iteration}" / "results.json").is_file() else (iteration, export, now)
 
 
 def iteration_of(watched: Path, written: float) -> int:
@@ -95,11 +133,24 @@ def iteration_of(watched: Path, written: float) -> int:
 
 def finished(watched: Path) -> bool:
     """Whether a run has done all its iterations and written its last export: nothing more will come."""
-    rows, config = _metrics(watched), watched / "config.yaml"
-    if not rows or not config.is_file() or not (watched / "report" / "index.html").is_file():
+    rows, iterations = _metrics(watched), planned(watched)
+    if not rows or not (watched / "report" / "index.html").is_file():
         return False
-    planned = re.search(r"^  iterations: (\d+)$", config.read_text(), re.MULTILINE)
-    return planned is not None and rows[-1]["iteration"] >= int(planned[1])
+    return iterations is not None and rows[-1]["iteration"] >= iterations
+
+
+def planned(watched: Path) -> int | None:
+    """How many iterations a run of k15 rl is to do; None where config.yaml is not there or another command's."""
+    config = watched / "config.yaml"
+    found = re.search(r"^  iterations: (\d+)$", config.read_text(), re.MULTILINE) if config.is_file() else None
+    return None if found is None else int(found[1])
+
+
+def keeps_all(watched: Path) -> bool:
+    """Does the run, as far as config.yaml is there to say so, keep every export?"""
+    config = watched / "config.yaml"
+    found = (yaml.safe_load(config.read_text()) or {}) if config.is_file() else {}
+    return found.get("save", {}).get("exports") == "all"
 
 
 def _metrics(watched: Path) -> list[dict]:

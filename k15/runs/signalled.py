@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from k15.errors import REQUEUE
 from k15.log import get_logger
@@ -14,15 +15,17 @@ exit that is raised in a hook of fork() or in a `__del__`."""
 log = get_logger("signal")
 
 
-def end_when_signalled() -> None:
-    """From now on SIGUSR1 ends this process with REQUEUE, from its main thread, so that `with` blocks end what they started."""
-    signal.signal(signal.SIGUSR1, _end)
+def end_when_signalled(run_dir: Path | None = None) -> None:
+    """From now on SIGUSR1 ends this process with REQUEUE, from its main thread, so that `with` blocks end what they started.
+    `run_dir`: without which the same words would begin anew."""
+    words = "the same words" if run_dir is None else f"the same words with run_dir={run_dir}"
 
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        timer = threading.Timer(LONGEST_S, os._exit, [REQUEUE])
+        timer.daemon = True
+        timer.start()
+        log.warning("signalled: what came so far is kept, and %s go on from there", words)
+        sys.exit(REQUEUE)
 
-def _end(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    timer = threading.Timer(LONGEST_S, os._exit, [REQUEUE])
-    timer.daemon = True
-    timer.start()
-    log.warning("signalled: what came so far is kept, and the same words go on from there")
-    sys.exit(REQUEUE)
+    signal.signal(signal.SIGUSR1, end)

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,12 @@ from aiohttp import web
 from knowing import write_data
 
 from k15 import cli
+from k15.config.eval import EvaluationConfig
+from k15.eval.responses import Responses
 from k15.eval.results import read_results
+from k15.eval.tasks import file_name
+from k15.runs.eval_engine import Subject, sample
+from k15.runs.eval_plan import plans
 
 KEY = "a-key-for-tests"
 
@@ -57,9 +64,15 @@ class Server:
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 7}})
 
+    async def completions(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        choice = {"text": "    return 1", "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 3}})
+
     async def serve(self, ready: threading.Event) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.completions)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -91,6 +104,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(server: Server, tmp_path: Pat
     time.sleep(0.2)
     first.send_signal(signal.SIGUSR1)  # Slurm's, before the time limit
     assert first.wait(60) == 85, first.stderr.read()
+    assert f"the same words with run_dir={tmp_path / 'run'} go on" in first.stderr.read().decode()
     path = tmp_path / "run" / "responses" / "gsm8k.jsonl"
     kept = path.read_text()
     assert 5 <= kept.count("\n") <= 9 and server.most_at_once == 3
@@ -110,6 +124,35 @@ def test_a_stopped_evaluation_goes_on_where_it_was(server: Server, tmp_path: Pat
     asked = len(server.asked)
     assert k15(["eval", *words]) == 0 and len(server.asked) == asked
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_base_models_are_stopped_where_their_program_ends(server: Server, tmp_path: Path) -> None:
+    """Each problem's own stop texts, of which an endpoint gets four; none to a chat model, whose fence may hold one."""
+    folder = tmp_path / "humaneval"
+    folder.mkdir()
+    python = {
+        "task_id": "HumanEval/0",
+        "prompt": "def one():\n",
+        "entry_point": "one",
+        "test": "def check(f):\n    assert f() == 1",
+    }
+    java = {"task_id": "HumanEval/0", "prompt": "class A {\n    int one() {\n", "tests": "}\n", "stop_tokens": ["\n    }\n"]}
+    for name, row in (("reference_python", python), ("java", java)):
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    cfg = EvaluationConfig(tasks=["humaneval_mul_base:python", "humaneval_mul_base:java"], data_dir=str(tmp_path))
+    cfg.engine.url, cfg.engine.model, cfg.engine.api = f"http://127.0.0.1:{server.port}/v1", "m", "completions"
+    subject, found = Subject.of(cfg), plans(cfg)
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Responses(tmp_path / "out", file_name(p.spec), p.asked)) for p in found]
+        missing = [
+            (p.spec, p.asked, 1, p.sampling(cfg, subject), p.stops(subject), store)
+            for p, store in zip(found, stores, strict=True)
+        ]
+        sample(cfg, subject, [cfg.engine.url], None, missing)
+    stops = {body["prompt"]: body["stop"] for body in server.asked}
+    assert stops == {"def one():\n": ["\ndef ", "\nclass ", "\nif ", "\nprint"], java["prompt"]: java["stop_tokens"]}
+    assert {body["max_tokens"] for body in server.asked} == {1024}
+    assert len(found[0].stops(subject)["python/HumanEval/0"]) == 5 and found[0].stops(replace(subject, chat=True)) == {}
 
 
 def test_a_refusal_ends_the_run_and_says_why(server: Server, tmp_path: Path, monkeypatch, capsys) -> None:

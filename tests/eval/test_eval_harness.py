@@ -23,7 +23,7 @@ from k15.eval.standings import compare
 from k15.eval.tasks import file_name, load
 from k15.runs.eval import evaluate
 from k15.runs.eval_engine import Subject
-from k15.runs.eval_plan import plans
+from k15.runs.eval_plan import check_lm_eval, plans
 from k15.types import Prompt
 
 DATA = os.environ.get("K15_DATA_DIR")
@@ -142,6 +142,8 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path: Path, capsys: py
         (["watch=/nonexistent", "tasks=arithmetic"], "no folder"),
         (["score_only=true", "tasks=arithmetic"], "needs run_dir"),
         (["tasks=jsonl:/nonexistent.jsonl", "model.path=MODEL"], "does not exist"),
+        (["tasks=lm_eval:mmlu,lm_eval:ifeval", "model.path=MODEL", "sampling.samples=4"], "nothing for lm_eval:mmlu, lm_eval:if"),
+        (["tasks=lm_eval:mmlu", "model.path=MODEL", "pass_at=[1]", "prompt=boxed"], "prompt, pass_at: lm-eval asks"),
     ],
 )  # fmt: skip
 def test_what_is_typed_wrong_is_said_before_anything_starts(words, said, model: Path, capsys, monkeypatch) -> None:
@@ -195,12 +197,44 @@ def test_bad_rows_are_named_by_their_line(tmp_path: Path) -> None:
     for name, change, said in (
         ("stdio", {"tests": []}, "line|needs either"), ("codeforces", {"rating": None}, ":2: field `rating`"),
         ("codeforces", {"inputs": "1"}, ":2: field `inputs`"), ("stdio", {"prompt": " "}, ":2: field `prompt`"),
+        ("codeforces", {"inputs": ["1"] * 1001}, ":2: field `inputs` .* 1001 tests; at most 1000"),
         ("stdio", {"id": "1"}, "used twice"),
     ):  # fmt: skip
         path = tmp_path / "rows.jsonl"
         path.write_text(json.dumps(good) + "\n" + json.dumps({**good, **change}) + "\n")
         with pytest.raises(DataError, match=said):
             load(f"{name}:{path}", Source())
+
+
+def test_what_has_no_reward_is_said_with_its_line_before_anything_is_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for row, said in (
+        ({"domain": "chess", "answer": "e4"}, "rows.jsonl:2: .* domain 'chess', .* Known domains: code, math"),
+        ({"domain": "code", "answer": {"language": "python"}}, "rows.jsonl:2: .* needs either `tests` or a `harness`"),
+        ({"domain": "math"}, "rows.jsonl:2: field `answer` is missing"),
+    ):
+        path.write_text('{"prompt": "1+1=", "answer": "2"}\n' + json.dumps({"prompt": "p", **row}) + "\n")
+        with pytest.raises(DataError, match=said) as error:
+            load(f"jsonl:{path}", Source())
+        assert "on_bad_row" not in str(error.value), "k15 eval has no such setting"
+
+
+def test_settings_that_only_some_tasks_heed_are_named(caplog) -> None:
+    cfg = EvaluationConfig(tasks=["arithmetic", "lm_eval:mmlu"], prompt="boxed")
+    cfg.sampling.temperature = 0.5
+    check_lm_eval(cfg)
+    assert "sampling.temperature, prompt: lm-eval" in caplog.text and caplog.text.strip().endswith("nothing for lm_eval:mmlu")
+
+
+def test_a_dtype_of_null_is_none(model: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    for change, dtype in (({"torch_dtype": None}, "bfloat16"), ({"torch_dtype": None, "dtype": "float16"}, "float16")):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        cfg = EvaluationConfig(tasks=["arithmetic"])
+        cfg.model.path, cfg.cluster.device = str(tmp_path), "cuda"
+        assert Subject.of(cfg).dtype == dtype
 
 
 def test_half_a_line_and_answers_to_another_text_are_sampled_again(tmp_path: Path) -> None:

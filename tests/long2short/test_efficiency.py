@@ -119,6 +119,9 @@ def test_evaluations_of_a_watched_run(tmp_path, capsys):
     assert main(["eval", "best", str(watch)]) == 0
     assert f"{run}/exports/iteration-00005" in capsys.readouterr().out
     with (watch / "by_iteration.jsonl").open("a") as file:
+        file.write(json.dumps(rows[0] | {"task": "math500 java", "value": 0.0}) + "\n")  # as a language of humaneval_mul
+    assert [p.iteration for p in evaluated(watch, "greedy")] == [0, 5]
+    with (watch / "by_iteration.jsonl").open("a") as file:
         file.write(json.dumps(rows[0] | {"task": "aime24"}) + "\n")
     with pytest.raises(DataError, match="aime24, math500"):
         evaluated(watch, "greedy")
