@@ -27,7 +27,7 @@ def test_one_command_makes_tables_and_figures_and_runs_nothing_twice(tmp_path: P
     assert {p.stem for p in (tmp_path / "runs").glob("*.done")} == runs
     for name in NAMES:
         stem = tmp_path / f"findings-{name}"
-        assert (stem.with_suffix(".png")).stat().st_size > 10_000 and "Outcome:" in stem.with_suffix(".md").read_text()
+        assert (stem.with_suffix(".png")).stat().st_size > 10_000 and "Rule: " in stem.with_suffix(".md").read_text()
         result = json.loads(stem.with_suffix(".json").read_text())
         assert result["small"] and set(result["run_seconds"]) == runs
     curves = json.loads((tmp_path / "findings-accuracy_and_length.json").read_text())["curves"]["base"]
