@@ -1,26 +1,24 @@
 """The funnel on rows made to fall at each stage, and on the published sets; the model's stages against a real HTTP endpoint."""
 
-import asyncio
 import gzip
 import json
 import os
-import random
 from collections import Counter
 from pathlib import Path
-from threading import Thread
 
 import pytest
-from aiohttp import web
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from oracle import Oracle, served
+from raw import row, settings, stages, write
 
 from k15.cli import main
-from k15.config.compose import compose_as, compose_run
-from k15.config.curate import CurateConfig, FieldsConfig
+from k15.config.compose import compose_run
+from k15.config.curate import FieldsConfig
 from k15.curate.duplicates import duplicates, grams
 from k15.curate.kinds import multiple_choice, proof, true_false
-from k15.curate.rows import BadRow, Row, read, read_held_out
+from k15.curate.rows import BadRow, read, read_held_out
 from k15.curate.tags import balanced, discipline, named
 from k15.data.store import load_datasets, load_prompts
 from k15.data.versions import versions
@@ -31,36 +29,28 @@ from k15.runs.curate import run
 DATA = os.environ.get("K15_DATA_DIR")
 
 
-def row(text: str, answer: str = "7", **more) -> Row:
-    return Row("here:1", text, text, answer, "math", **more)
-
-
-def write(path: Path, rows: list) -> str:
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    return str(path)
-
-
-def settings(tmp_path: Path, **values) -> CurateConfig:
-    return compose_as(CurateConfig, "curate", [f"store={tmp_path}/store", f"run_dir={tmp_path}/run",
-                                               *(f"{k.replace('__', '.')}={v}" for k, v in values.items())])  # fmt: skip
-
-
-def stages(store: Path) -> dict[str, dict]:
-    return {s["name"]: s for s in json.loads((store / "funnel.json").read_text())["stages"]}
-
-
 KINDS = {
     multiple_choice: {
         "What is 3+4? (A) 5 (B) 6 (C) 7": "C",
         "What is 3+4?\nA. 5\nB. 6\nC. 7\nD. 8": "C",
         "Which of the following is largest? $$A=1, B=2, C=3$$": "$C$",
         "Which of the following can be found? I: a, J: b. (enter letters) A, B or C": "A, C",
+        "What is 3+4? A. 5 B. 6 C. 7 D. 8": "C",
+        "What is 3+4? A) 5 B) 6 C) 7": "C)",
+        "What is 3+4?\n(a) 5\n(b) 6\n(c) 7": "c",
+        "3+4等于（　）\nA．5\nB．6\nC．7": "C",
+        "3+4等于 A、5 B、6 C、7 D、8": "（C）",
     },
     true_false: {"Is 7 prime?": "Yes", "Every prime is odd.": "\\text{False}", "True or false: 2 < 3": "T"},
     proof: {
         "Let $f$ be even. Prove that $f'$ is odd.": "x",
         "Show that the sum of two even numbers is even.": "x",
         "Demonstrate that $\\sqrt 2$ is irrational.": "x",
+        "If $n$ is odd, prove that $n^2$ is odd.": "x",
+        "Given $a > b$, show that $a + c > b + c$.": "x",
+        "已知$a>b$，求证：$a+c>b+c$。": "x",
+        "证明：素数有无穷多个。": "x",
+        "The primes are infinite in number.": "\\text{Proof.}",
     },
 }
 FREE = {
@@ -69,6 +59,12 @@ FREE = {
     "Prove the claim. How many primes are there below 10?": "4",
     "What letter is next: A, C, E?": "G",
     "Is it cold? What is the answer to everything?": "42",
+    "If $f$ is even, show that $x=3$ is a root, and hence find the other one.": "-3",
+    "Given $x + 1 = 4$, solve it, show your work.": "3",
+    "已知$a>b$，证明$a+c>b+c$，并求$c$的最大值。": "4",
+    "已知点A、B、C在圆上，哪一点最高": "C",
+    "With f(a) = 1, f(b) = 2 and f(c) = 3, where is f greatest?": "c",
+    "(a) Find x. (b) Find y.": "3",
 }
 
 
@@ -151,8 +147,8 @@ def test_what_cannot_be_written_or_judged_in_the_end_is_a_bad_row_in_the_beginni
     source = write(tmp_path / "s.jsonl", [*WORSE, {"prompt": "1+1?", "answer": "2"}])
     found = [row for row in read(source, FieldsConfig()) if isinstance(row, BadRow)]
     assert [row.where for row in found] == [f"{source}:{n}" for n in range(1, len(WORSE) + 1)]
-    for row, says in zip(found, WORSE.values()):
-        assert says in row.reason and len(row.reason) < 400
+    for bad, says in zip(found, WORSE.values()):
+        assert says in bad.reason and len(bad.reason) < 400
     assert run(settings(tmp_path, sources=f"[{source}]", on_bad_row="skip")) == 0
     assert stages(tmp_path / "store" / "v1")["read"]["dropped"] == len(WORSE)
     assert [p.answer for p in load_prompts(tmp_path / "store")] == ["2"]
@@ -297,47 +293,11 @@ def test_versions_are_kept_and_never_changed(tmp_path: Path):
         prompts(tmp_path)
 
 
-class Oracle:
-    """An OpenAI-compatible endpoint that solves even sums, guesses sums below 4, and counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.fail_after: int | None = None
-
-    async def answer(self, request: web.Request) -> web.Response:
-        if self.fail_after is not None and len(self.asked) >= self.fail_after:
-            return web.json_response({"error": "out of memory"}, status=400)
-        body = await request.json()
-        text = body["messages"][0]["content"]
-        self.asked.append(text)
-        a, b = (int(n) for n in text.split("?")[0].removeprefix("What is ").split(" + "))
-        knows = a + b < 4 if "without any reasoning" in text else (a + b) % 2 == 0 or random.Random(body["seed"]).random() < 0.5
-        return web.json_response(
-            {"choices": [{"message": {"content": f"\\boxed{{{a + b if knows else -1}}}"}, "finish_reason": "length"}]}
-        )
-
-
 @pytest.fixture
 def oracle():
-    served, loop, ready = Oracle(), asyncio.new_event_loop(), []
-
-    async def start() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", served.answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        ready.append(runner)
-
-    loop.run_until_complete(start())
-    thread = Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    served.url = f"http://127.0.0.1:{ready[0].addresses[0][1]}/v1"
-    yield served
-    asyncio.run_coroutine_threadsafe(ready[0].cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    found = Oracle()
+    with served(found.answer) as found.url:
+        yield found
 
 
 def test_guessed_and_easy_prompts_leave_and_a_restart_asks_for_the_rest_only(oracle: Oracle, tmp_path: Path, capsys):
@@ -385,6 +345,11 @@ WRONG = {
     "sources=[nope.jsonl]": "nope.jsonl does not exist",
     "sources=[{s}] hack.enabled=true": "engine.path=",
     "sources=[{s}] engine.url=http://h/v1": "nothing asks it",
+    "sources=[{s}] hack.enabled=true engine.url=http://h/v1": "needs engine.model=",
+    "sources=[{s}] hack.enabled=true engine.url=h/v1 engine.model=m": "engine.url is 'h/v1'",
+    "sources=[{s}] hack.enabled=true engine.url=http://h/v1 engine.model=m engine.key_env=NO_KEY": "engine.key_env is 'NO_KEY'",
+    "sources=[{s}] hack.enabled=true engine.url=http://h/v1 engine.model=m engine.request_timeout_s=0": "request_timeout_s is 0",
+    "sources=[{s}] engine.model=m": "give engine.url=",
     "sources=[{s}] tagger=rule": "Did you mean 'rules'?",
     "sources=[{s}] filters.near_duplicates=0.1": "0.3",
     "sources=[{s}] difficulty.min_pass_rate=0.9 difficulty.max_pass_rate=0.1": "0 <= min <= max <= 1",
