@@ -28,7 +28,7 @@ MOONCAKE = "mooncake-transfer-engine-non-cuda==0.3.13.post1"  # weights over RDM
 SANDBOX = ["prometheus-client>=0.20"]
 TESTGEN = ["cyaron==0.7.0"]  # LGPL; runs inside the sandbox only
 CURATE = ["datasketch>=1.6", "pyarrow>=15", "datasets>=2.19"]
-LM_EVAL = "lm-eval==0.4.13"  # k15 eval tasks=lm_eval:TASK
+LM_EVAL = "lm-eval[ifeval]==0.4.13"  # k15 eval tasks=lm_eval:TASK; IF-Eval needs a few packages more
 TRAIN = ["megatron-core==0.16.1", "safetensors>=0.4", "transformers==5.19.0", "mpi4py==4.1.2"]
 KERNELS = [f"k15.kernels{'.' + p if p else ''}" for p in ["", *find_packages("kernels")]]
 CONF = [f"k15.conf{'.' + p if p else ''}" for p in ["", *find_packages("conf")]]

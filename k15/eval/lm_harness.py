@@ -23,7 +23,7 @@ from k15.eval.estimates import of_values
 from k15.eval.results import Result
 from k15.log.files import atomic_write
 
-INSTALL = "pip install 'lm-eval==0.4.13', here or in an environment of its own that lm_eval.python=<its python> names"
+INSTALL = "pip install 'lm-eval[ifeval]==0.4.13', here or in an environment of its own that lm_eval.python=<its python> names"
 MAX_TOKENS = 256  # of an answer, where neither task nor user say: lm-eval's own default
 LOCAL = {"gsm8k": "gsm8k"}  # task prefix -> folder of the data folder with train.jsonl and test.jsonl
 OTHER_DATA = ("gsm8k_platinum",)  # prefixes of tasks that are named alike, on other problems

@@ -5,21 +5,13 @@
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from k15.data.arithmetic import make_problems
-from k15.data.store import load_prompts
-from k15.data.versions import prompts_file
 from k15.errors import ConfigError, DataError, unknown_name
-from k15.eval import humaneval
-from k15.eval.sources import Hub, Row, Source, field, read_rows
-from k15.reward.code import check_answer
-from k15.reward.router import check_domains
-from k15.sandbox.client import Case, Submission
+from k15.eval import humaneval, problems
+from k15.eval.sources import Hub, Source
 from k15.types import Prompt
 
 PROMPTS = {
@@ -33,7 +25,6 @@ PROMPTS = {
 }
 LM_EVAL = "lm_eval"  # lm_eval:TASK is run by lm-eval itself
 LONGEST_NAME = 200  # bytes; a file system takes 255, and .meta.json.part comes behind
-MULTIPLE = ("A", "B", "C", "D", "E", "F", "G", "H", "I", "J")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,112 +49,30 @@ class Task:
     own_stops: bool = False
 
 
-def _arithmetic(source: Source) -> list[Prompt]:
-    """The same 512 held-out problems whatever the run's seed, so that runs can be compared."""
-    del source
-    return make_problems(512, 0, "eval")
-
-
-def _questions(file: str, hub: Hub, question: str, answer: Callable[[Row, str], str], id: str | None = None):
-    def load(source: Source) -> list[Prompt]:
-        found = []
-        for n, row in enumerate(source.rows(file, hub), 1):
-            where = f"{file}:{n}"
-            name = field(row, id, where) if id is not None and id in row else str(n)
-            found.append(Prompt(name, field(row, question, where), answer(row, where)))
-        return found
-
-    return load
-
-
-def _answer(row: Row, where: str) -> str:
-    return field(row, "answer", where)
-
-
-def _after_hashes(row: Row, where: str) -> str:
-    """GSM8K's final answer stands after ####."""
-    _, mark, answer = field(row, "answer", where).rpartition("####")
-    if not mark:
-        raise DataError(f"{where}: field `answer` has no ####, after which the final answer stands.")
-    return answer.strip().replace(",", "")
-
-
-def _mmlu(source: Source) -> list[Prompt]:
-    file, found = "mmlu_stem/test.jsonl", []
-    for n, row in enumerate(source.rows(file), 1):
-        choices, right = row.get("choices"), row.get("answer")
-        if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices) <= len(MULTIPLE):
-            raise DataError(f"{file}:{n}: `choices` must be a list, and `answer` an index into it.")
-        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(MULTIPLE, choices, strict=False))
-        text = f"{field(row, 'question', f'{file}:{n}')}\n{listed}\n\nAnswer with the letter."
-        found.append(Prompt(str(n), text, MULTIPLE[right]))
-    return found
-
-
-def _jsonl(source: Source) -> list[Prompt]:
-    if not prompts_file(Path(source.argument)).is_file():
-        raise DataError(f"{source.argument} does not exist or is not a file; tasks=jsonl:FILE reads a JSONL file.")
-    try:
-        return load_prompts(source.argument, check=lambda prompt: check_domains([prompt]))
-    except DataError as error:  # the reader's remedy for training, which an evaluation has no setting for
-        raise DataError(str(error).removesuffix(" Or leave such rows out with data.on_bad_row=skip.")) from error
-
-
-def _programs(source: Source) -> list[Prompt]:
-    """`prompt`, `tests` ([[stdin, stdout], ...]); perhaps `id`, `language`, `time_s`, `memory_mb`, `checker` (k15.reward.code).
-
-    Further fields are kept: `inputs` and `rating` of Codeforces problems.
-    """
-    found = []
-    for n, row in enumerate(read_rows(source.argument), 1):
-        where = f"{source.argument}:{n}"
-        answer = json.dumps({k: row[k] for k in ("tests", "language", "time_s", "memory_mb", "checker") if k in row})
-        try:
-            check_answer(answer)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        name = field(row, "id", where) if "id" in row else str(n)
-        found.append(Prompt(name, field(row, "prompt", where), answer, domain="code", meta=dict(row)))
-    return found
-
-
-def _codeforces(source: Source) -> list[Prompt]:
-    """As `stdio`, with `inputs`: generated standard inputs, without outputs, that the vote is on; and `rating`."""
-    found = _programs(source)
-    for n, prompt in enumerate(found, 1):
-        inputs, rating = prompt.meta.get("inputs"), prompt.meta.get("rating")
-        if not isinstance(inputs, list) or not inputs or not all(isinstance(i, str) for i in inputs):
-            raise DataError(f"{source.argument}:{n}: field `inputs` must be a list of texts, standard inputs for the vote.")
-        try:
-            Submission("python", "pass", tuple(Case(stdin, "") for stdin in inputs))
-        except ConfigError as error:
-            raise DataError(f"{source.argument}:{n}: field `inputs` is more than one run takes: {error}") from error
-        if isinstance(rating, bool) or not isinstance(rating, int | float):
-            raise DataError(f"{source.argument}:{n}: field `rating` is {rating!r}; it must be the problem's rating, a number.")
-    return found
-
-
 _TABLE = (
-    Task("arithmetic", "k15's own generated arithmetic, held-out", _arithmetic, prompt="plain"),
+    Task("arithmetic", "k15's own generated arithmetic, held-out", problems.arithmetic, prompt="plain"),
     Task(
         "math500", "MATH-500, exact match by k15's mathematics reward",
-        _questions("math500/test.jsonl", Hub("HuggingFaceH4/MATH-500", "test"), "problem", _answer, "unique_id"),
+        problems.questions(
+            "math500/test.jsonl", Hub("HuggingFaceH4/MATH-500", "test"), "problem", problems.plain_answer, "unique_id"
+        ),
     ),
     Task(
         "aime24", "AIME 2024, Pass@1 as the mean of 8",
-        _questions("aime24/test.jsonl", Hub("HuggingFaceH4/aime_2024", "train"), "problem", _answer, "id"),
+        problems.questions("aime24/test.jsonl", Hub("HuggingFaceH4/aime_2024", "train"), "problem", problems.plain_answer, "id"),
         temperature=0.6, samples=8,
     ),
     Task(
         "gsm8k", "GSM8K, exact match by k15's mathematics reward",
-        _questions("gsm8k/test.jsonl", Hub("openai/gsm8k", "test", "main"), "question", _after_hashes),
+        problems.questions("gsm8k/test.jsonl", Hub("openai/gsm8k", "test", "main"), "question", problems.after_hashes),
     ),
     Task(
         "gsm8k_cot_zeroshot", "GSM8K as lm-eval's task of this name, its filter flexible-extract",
-        _questions("gsm8k/test.jsonl", Hub("openai/gsm8k", "test", "main"), "question", _answer),
+        problems.questions("gsm8k/test.jsonl", Hub("openai/gsm8k", "test", "main"), "question", problems.plain_answer),
         prompt="cot_zeroshot", score="flexible_extract", max_tokens=256, stop=("Q:", "</s>", "<|im_end|>"),
     ),
-    Task("mmlu_stem", "MMLU's STEM subjects, one letter, with reasoning", _mmlu),
+    Task("mmlu_stem", "MMLU's STEM subjects, one letter, with reasoning", problems.mmlu),
+    Task("cluewsc", "CLUEWSC 2020 (dev), what a pronoun stands for, in Chinese; lm-eval has no task for it", problems.cluewsc),
     Task(
         "humaneval_mul", "HumanEval in 8 languages, judged in the sandbox (humaneval_mul:python for one of them)",
         humaneval.load, prompt="plain", score="humaneval", votes=False,
@@ -172,13 +81,16 @@ _TABLE = (
         "humaneval_mul_base", "the same for base models: the program's beginning as it is, to be gone on with",
         humaneval.load_bare, prompt="plain", score="humaneval", votes=False, max_tokens=1024, own_stops=True,
     ),
-    Task("jsonl", "your own file: prompt, answer, optionally domain (math, code), id", _jsonl, prompt="plain", needs_file=True),
     Task(
-        "stdio", "your own file of programs (LiveCodeBench): prompt, tests", _programs, prompt="program", votes=False,
+        "jsonl", "your own file: prompt, answer, optionally domain (math, code), id", problems.jsonl, prompt="plain",
         needs_file=True,
     ),
     Task(
-        "codeforces", "your own file: prompt, tests, inputs for the vote, rating", _codeforces, prompt="program",
+        "stdio", "your own file of programs (LiveCodeBench): prompt, tests", problems.programs, prompt="program", votes=False,
+        needs_file=True,
+    ),
+    Task(
+        "codeforces", "your own file: prompt, tests, inputs for the vote, rating", problems.codeforces, prompt="program",
         temperature=0.8, samples=8, votes=False, needs_file=True,
     ),
 )  # fmt: skip

@@ -192,6 +192,20 @@ def test_lists_may_be_written_without_brackets() -> None:
     ]  # fmt: skip
 
 
+def test_what_a_pronoun_stands_for(tmp_path: Path) -> None:
+    row = {"target": {"span1_text": "床", "span2_text": "它"}, "label": "false", "text": "床上的手机响了，现在它突然响了。"}
+    (tmp_path / "cluewsc").mkdir()
+    file = tmp_path / "cluewsc" / "dev.json"
+    file.write_text("".join(json.dumps(r) + "\n" for r in (row, row | {"label": "true"})))
+    results = answered(tmp_path / "run", "cluewsc", lambda p, i: "“它”是手机。\n\\boxed{B}", data=tmp_path)
+    assert list(results[0]["values"].values()) == [1.0, 0.0]
+    _, (prompt, _) = load("cluewsc", Source(str(tmp_path)))
+    assert "“它”" in prompt.text and "“床”" in prompt.text
+    file.write_text(json.dumps(row | {"target": "床"}) + "\n")
+    with pytest.raises(DataError, match="dev.json:1: `target`"):
+        load("cluewsc", Source(str(tmp_path)))
+
+
 def test_bad_rows_are_named_by_their_line(tmp_path: Path) -> None:
     good = {"prompt": "p", "tests": [["1", "2"]], "inputs": ["1"], "rating": 1200}
     for name, change, said in (
