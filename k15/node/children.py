@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Children:
     def __init__(self, log_dir: Path) -> None:
         self.log_dir = log_dir
         self.table: dict[str, Child] = {}
+        self._scratch: tempfile.TemporaryDirectory | None = None
         log_dir.mkdir(parents=True, exist_ok=True)
 
     async def start(
@@ -64,17 +66,18 @@ class Children:
     ) -> Child:
         """Run `python -P -m module args` under `name`. A living child of that name is an error, an ended one is replaced.
 
-        `url`: where an engine will listen. `echo`: its output goes where the agent's own goes (the job's log) instead of into
-        a file. Raises ClusterError.
+        `url`: where an engine will listen; its TMPDIR is ours, since a vLLM that is killed leaves its sockets there. `echo`:
+        its output goes where the agent's own goes (the job's log) instead of into a file. Raises ClusterError.
         """
         old = self.table.get(name)
         if old is not None and old.alive:
             raise ClusterError(f"process {name!r} already runs on this node as pid {old.process.pid}; stop it first.")
         log = self.log_dir / f"{name}.log"
+        own = {} if url is None else {"TMPDIR": self._engine_scratch()}
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", module, *args,
-                env={**os.environ, **env},
+                env={**os.environ, **own, **env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=None if echo else out, stderr=None if echo else asyncio.subprocess.STDOUT,
                 start_new_session=True, preexec_fn=prepare,
@@ -107,6 +110,14 @@ class Children:
 
     async def stop_all(self, grace_s: float = 5.0) -> None:
         await asyncio.gather(*(self.stop(name, grace_s) for name in list(self.table)))
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+    def _engine_scratch(self) -> str:
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="k15-engines-", ignore_cleanup_errors=True)
+        return self._scratch.name
 
 
 def group_lives(pid: int) -> bool:

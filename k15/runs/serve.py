@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -56,6 +57,8 @@ def several_served(
     devices, `rollout.tensor_parallel` each. Raises EngineError with the log's name where one does not start."""
     token, started = secrets.token_hex(16), []
     with ExitStack() as stack:
+        # A vLLM that is killed leaves its sockets in TMPDIR.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="k15-engines-", ignore_cleanup_errors=True))
         for index, log_file in enumerate(log_files):
             port = free_port("127.0.0.1")
             argv, env = engine_command(
@@ -66,7 +69,8 @@ def several_served(
                 env = env | {"CUDA_VISIBLE_DEVICES": _devices(index, rollout.tensor_parallel)}
             out = stack.enter_context(log_file.open("wb"))
             process = subprocess.Popen(
-                argv, env=os.environ | env, stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare
+                argv, env=os.environ | {"TMPDIR": scratch} | env,
+                stdout=out, stderr=out, start_new_session=True, preexec_fn=child.prepare,
             )  # fmt: skip
             stack.callback(child.end, process)
             started.append((f"http://127.0.0.1:{port}", process, log_file))

@@ -98,6 +98,21 @@ async def test_stop_takes_the_whole_group_even_when_sigterm_is_ignored(tmp_path,
     assert await until_gone(grandchild) == []
 
 
+async def test_what_a_killed_engine_leaves_in_its_tmpdir_goes_with_the_agent(tmp_path, monkeypatch):
+    (tmp_path / "engine.py").write_text("import tempfile, time; print(tempfile.mkstemp()[1], flush=True); time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    children = Children(tmp_path / "logs")
+    child = await children.start("e", "engine", [], {}, url="http://127.0.0.1:9")
+    while not child.log.read_text().strip():
+        await asyncio.sleep(0.05)
+    left = Path(child.log.read_text().strip())
+    child.process.kill()
+    await child.process.wait()
+    assert left.exists()
+    await children.stop_all()
+    assert not left.parent.exists()
+
+
 async def test_children_die_with_a_killed_agent(tmp_path):
     (tmp_path / "sleeper.py").write_text("import time; time.sleep(600)")
     parent = textwrap.dedent(f"""
