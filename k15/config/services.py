@@ -84,6 +84,11 @@ def _judge_is_whole(cfg: RunConfig) -> None:
         if asked:
             raise ConfigError(f"{asked[0]} is set, but there is no judge: give reward.judge.url=engines or an https://host/v1.")
         return
+    if j.url == "engines" and j.model:
+        raise ConfigError(
+            f"reward.judge.model={j.model} is a name at an endpoint, but reward.judge.url=engines asks the run's own policy. "
+            "Leave one out."
+        )
     if j.url != "engines":
         check_url("reward.judge.url", j.url)
         if not j.model:

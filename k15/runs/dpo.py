@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from k15.config.dpo import DpoConfig, check_dpo
 from k15.runs.entry import enter
 from k15.runs.fit_command import dpo_rows, preflight_fit, run_fit
-from k15.runs.job import Job
+from k15.runs.job import MAY_CHANGE, Job
 
 __all__ = ["main", "preflight", "run"]
 
@@ -25,7 +25,8 @@ def preflight(cfg: DpoConfig, nodes: int) -> dict[str, object]:
     return preflight_fit(cfg, nodes, check_dpo, dpo_rows)
 
 
-JOB = Job("dpo", DpoConfig, preflight, "k15.runs.fit_controller")
+RESUMED_WITH = ("stage.lr", "stage.final_lr", "fit.kernels")
+JOB = Job("dpo", DpoConfig, preflight, "k15.runs.fit_controller", (*MAY_CHANGE, *RESUMED_WITH))
 
 
 def run(cfg: DpoConfig) -> int:

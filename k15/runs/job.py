@@ -17,7 +17,10 @@ from k15.config.job import gpu_is_here
 from k15.errors import ConfigError
 from k15.node.rendezvous import JobIdentity
 
-MAY_CHANGE = ("cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node")
+MAY_CHANGE = (
+    "cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node", "parallel.recompute",
+    "parallel.offload",
+)  # fmt: skip
 """Settings in which a resumed run may differ from the one that wrote its checkpoints."""
 
 

@@ -11,9 +11,17 @@ from k15.runs.prepare import preflight
 
 __all__ = ["main", "preflight", "run"]
 RESUMED_WITH = (
-    "algo.iterations", "weights", "rollout.canary_tolerance", "rollout.request_timeout_s",
-    "rollout.silence_timeout_s", "rollout.max_retries",
+    "weights", "sandbox",
+    *(f"algo.{name}" for name in ("iterations", "lr", "micro_batch_tokens", "kernels")),
+    *(f"rollout.{name}" for name in (
+        "engines_per_node", "tensor_parallel", "max_concurrent", "kv_cache_bytes", "gpu_memory_utilization", "update",
+        "request_timeout_s", "silence_timeout_s", "max_retries", "canary_tolerance",
+    )),
+    "reward.workers", "reward.classic.device", "reward.classic.timeout_s",
+    *(f"reward.judge.{name}" for name in ("url", "key_env", "timeout_s", "concurrency")),
 )  # fmt: skip
+"""Besides what every command allows: where a service is found now, what has to be lowered after memory ran out, what a message
+of ours advises to change. What decides a verdict is not among them: another judge has another `reward.judge.model`."""
 JOB = Job("rl", RunConfig, check, "k15.runs.controller", (*MAY_CHANGE, *RESUMED_WITH))
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from k15.config.sft import SftConfig, check_sft
 from k15.runs.entry import enter
 from k15.runs.fit_command import preflight_fit, run_fit, sft_rows
-from k15.runs.job import Job
+from k15.runs.job import MAY_CHANGE, Job
 
 __all__ = ["main", "preflight", "run"]
 
@@ -25,7 +25,8 @@ def preflight(cfg: SftConfig, nodes: int) -> dict[str, object]:
     return preflight_fit(cfg, nodes, check_sft, sft_rows)
 
 
-JOB = Job("sft", SftConfig, preflight, "k15.runs.fit_controller")
+RESUMED_WITH = ("stages.first.lr", "stages.first.final_lr", "stages.second.lr", "stages.second.final_lr", "fit.kernels")
+JOB = Job("sft", SftConfig, preflight, "k15.runs.fit_controller", (*MAY_CHANGE, *RESUMED_WITH))
 
 
 def run(cfg: SftConfig) -> int:

@@ -248,8 +248,8 @@ class Trainer:
         norm = self.optimizer.step(lr)
         if not math.isfinite(norm):
             raise TrainerError(
-                f"the gradient norm is {norm} in iteration {self.iteration}; the weights are spoiled. Resume from the "
-                "last checkpoint with a smaller learning rate"
+                f"the gradient norm is {norm} in iteration {self.iteration}; the weights are spoiled. Go on from the last "
+                "checkpoint, with the same words and run_dir, and a smaller learning rate (algo.lr; k15 sft, dpo: of the stage)"
             )
         clock.lap("optimizer")
         return metrics | {"grad_norm": norm}

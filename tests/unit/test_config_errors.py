@@ -4,15 +4,19 @@ import json
 import subprocess
 import sys
 import time
+from importlib import import_module
+from operator import attrgetter
 
 import pytest
 
 from k15.config.check import check
-from k15.config.compose import compose_run, from_yaml, to_yaml
+from k15.config.compose import compose_as, compose_run, from_yaml, to_yaml
 from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
+from k15.runs.job import prepare_folder
 from k15.runs.prepare import preflight
+from k15.runs.rl import JOB as RL
 
 
 @pytest.fixture
@@ -253,12 +257,51 @@ def test_shipped_settings_are_sound_and_survive_the_run_folder(words):
 
 
 def test_a_run_folder_with_other_settings_is_refused(tmp_path):
-    from k15.runs.job import prepare_folder
-    from k15.runs.rl import JOB
-
     cfg = compose_run([])
     prepare_folder(cfg, tmp_path)
     (tmp_path / "checkpoints" / "00000-iteration-00000").mkdir(parents=True)
-    prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path, JOB.may_change)  # these may change
+    prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path, RL.may_change)  # these may change
     with pytest.raises(K15Error, match="algo.tau"):
         prepare_folder(compose_run(["algo.tau=0.3"]), tmp_path)
+
+
+JUDGED = ["reward.judge.rejected=true", "reward.judge.url=http://j1/v1", "reward.judge.model=m"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "moved"),
+    [
+        ("rl", [], ["sandbox.url=http://n2:4100", "sandbox.token_file=/x/u", "sandbox.queue_patience_s=9e4"]),
+        ("rl", JUDGED, ["reward.judge.url=http://j2/v1", "reward.judge.timeout_s=900", "reward.judge.concurrency=8"]),
+        ("rl", [], ["reward.workers=8", "reward.classic.device=cuda", "algo.lr=1e-5", "algo.micro_batch_tokens=2048"]),
+        ("rl", [], ["rollout.gpu_memory_utilization=0.5", "rollout.max_concurrent=32", "rollout.kv_cache_bytes=1000000"]),
+        ("rl", [], ["rollout.engines_per_node=2", "parallel.recompute=true", "parallel.offload.optimizer=false"]),
+        ("sft", [], ["stages.first.lr=1e-6", "stages.second.final_lr=1e-8", "fit.kernels=torch"]),
+        ("dpo", [], ["stage.lr=1e-7", "parallel.recompute=true"]),
+    ],
+)
+def test_a_run_goes_on_where_a_service_has_moved_memory_ran_out_or_the_rate_was_too_high(command, words, moved, tmp_path):
+    job = import_module(f"k15.runs.{command}").JOB
+    prepare_folder(compose_as(job.kind, command, words), tmp_path, job.may_change)
+    (tmp_path / "checkpoints" / "00000-iteration-00005").mkdir(parents=True)
+    changed = compose_as(job.kind, command, [*words, *moved])
+    prepare_folder(changed, tmp_path, job.may_change)
+    assert from_yaml((tmp_path / "config.yaml").read_text(), job.kind) == changed
+
+
+def test_a_run_does_not_go_on_with_other_verdicts(tmp_path):
+    """Neither another model as judge, nor the policy in place of an endpoint, which is why that has no model's name."""
+    prepare_folder(compose_run(JUDGED), tmp_path, RL.may_change)
+    (tmp_path / "checkpoints" / "00000-iteration-00005").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"other settings \(reward.judge.model\)"):
+        prepare_folder(compose_run([*JUDGED, "reward.judge.model=n"]), tmp_path, RL.may_change)
+    with pytest.raises(ConfigError, match="reward.judge.model=m is a name at an endpoint"):
+        check(compose_run([*JUDGED, "reward.judge.url=engines"]))
+
+
+@pytest.mark.parametrize("command", ["rl", "sft", "dpo"])
+def test_what_a_resumed_run_may_change_are_settings(command):
+    job = import_module(f"k15.runs.{command}").JOB
+    cfg = job.kind()
+    for name in job.may_change:
+        attrgetter(name)(cfg)
