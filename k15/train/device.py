@@ -1,4 +1,4 @@
-"""The device layer: the one place where CPU and CUDA differ. On CUDA it changes nothing in Megatron-core.
+"""The device layer: the one place where CPU and CUDA differ. On CUDA it adds one name to Megatron-core, `te_general_gemm`.
 
 Megatron-core 0.16.1 names CUDA in literals (`device="cuda"`, `torch.cuda.current_device()`, "torch.cuda.FloatTensor").
 On CPU, the modules listed in `_CUDA_MODULES` get a stand-in for their global `torch`: the same functions, except that
@@ -57,12 +57,14 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def init_distributed(device: torch.device, rank: int, world: int, master: str | None, timeout_s: float = 1800.0) -> None:
-    """Start torch.distributed (gloo on CPU, NCCL on CUDA) and, on CPU, make Megatron-core usable.
+    """Start torch.distributed (gloo on CPU, NCCL on CUDA) and make Megatron-core usable without Transformer Engine and, on
+    CPU, without CUDA.
 
     `master` is "host:port" of rank 0; None is allowed for a world of one. On CPU the interface is gloo's choice unless
     GLOO_SOCKET_IFNAME names one.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron's order of compute and communication
+    _name_missing_gemm()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -90,6 +92,14 @@ def synchronize(device: torch.device) -> None:
 def optimizer_types(device: torch.device):
     """Context for building a Megatron optimizer: it sorts parameters by the names of CUDA tensor types."""
     return nullcontext() if device.type == "cuda" else _cuda_type_names()
+
+
+def _name_missing_gemm() -> None:
+    """Megatron's router reads `te_general_gemm`, which only an import of Transformer Engine binds; None: torch's product."""
+    from megatron.core.transformer.moe import moe_utils
+
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
 
 
 def patch_megatron_for_cpu() -> None:
@@ -158,12 +168,11 @@ def _cuda_on_cpu() -> types.SimpleNamespace:
 def _patch_functions() -> None:
     from megatron.core.optimizer import optimizer
     from megatron.core.tensor_parallel import random
-    from megatron.core.transformer.moe import moe_utils, token_dispatcher
+    from megatron.core.transformer.moe import token_dispatcher
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grads
-    moe_utils.te_general_gemm = None  # undefined without Transformer Engine, yet read by the router
     dispatcher = token_dispatcher.MoEAlltoAllTokenDispatcher
     original = dispatcher._maybe_dtoh_and_synchronize
     dispatcher._maybe_dtoh_and_synchronize = _splits_as_lists(original)
