@@ -21,8 +21,11 @@ from k15.log import get_logger
 from k15.node.client import AgentClient
 from k15.node.rendezvous import Rendezvous
 from k15.rollout.client import engine_session
+from k15.runs.signalled import end_within
 from k15.weights.store import Store
 
+ENDING_S = 10.0
+"""A controller that was interrupted is gone by then: what `heeded` called off may go on in a thread, which asyncio would join."""
 log = get_logger("controller")
 
 
@@ -103,11 +106,10 @@ async def find_agents(store: Store, session: aiohttp.ClientSession, token: str, 
 
 
 def exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run a controller's work to its end; the code of the process."""
+    """Run a controller's work to its end; the code of the process, which ends within ENDING_S where it was interrupted."""
     try:
-        asyncio.run(work())
+        asyncio.run(_ending(work()))
     except Interrupted:
-        log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
         return REQUEUE
     except K15Error as error:
         log.error("%s: %s", type(error).__name__, error)
@@ -115,3 +117,12 @@ def exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
     finally:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python resets handlers of its own while it ends, but not this
     return 0
+
+
+async def _ending(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Interrupted:
+        log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
+        end_within(ENDING_S)
+        raise

@@ -1,4 +1,8 @@
-"""Slurm's signal before the time limit, for commands that keep what they have as they go: they end at once, to be requeued."""
+"""Slurm's signal before the time limit, for commands that keep what they have as they go: they end at once, to be requeued.
+
+No end may wait for a thread: Python joins all of them, and one that waits for a sandbox or a judge does so for minutes or hours,
+while Slurm ends a job that is not done at its limit, and requeues it no more.
+"""
 
 import os
 import signal
@@ -10,9 +14,15 @@ from k15.errors import REQUEUE
 from k15.log import get_logger
 
 LONGEST_S = 60.0
-"""The end takes no longer: a thread that waits for a sandbox would hold it as long as its patience lasts, and Python swallows an
-exit that is raised in a hook of fork() or in a `__del__`."""
+"""The end takes no longer; also because Python swallows an exit that is raised in a hook of fork() or in a `__del__`."""
 log = get_logger("signal")
+
+
+def end_within(seconds: float) -> None:
+    """This process ends with REQUEUE after `seconds` at the latest, whatever its threads wait for."""
+    timer = threading.Timer(seconds, os._exit, [REQUEUE])
+    timer.daemon = True
+    timer.start()
 
 
 def end_when_signalled(run_dir: Path | None = None) -> None:
@@ -22,9 +32,7 @@ def end_when_signalled(run_dir: Path | None = None) -> None:
 
     def end(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)
-        timer = threading.Timer(LONGEST_S, os._exit, [REQUEUE])
-        timer.daemon = True
-        timer.start()
+        end_within(LONGEST_S)
         log.warning("signalled: what came so far is kept, and %s go on from there", words)
         sys.exit(REQUEUE)
 

@@ -40,6 +40,34 @@ sys.exit(exit_code(main))
 """
 
 
+SCORING = """
+import asyncio, sys
+from k15.reward import code
+from k15.runs import head
+from k15.sandbox.client import Access
+
+async def main():
+    stop = head.stopped_by_signal()
+    asyncio.get_running_loop().call_later(0.5, lambda: print("scoring", flush=True))
+    answer = '{"tests": [["1 2", "3"]], "language": "python"}'
+    await head.heeded(stop, asyncio.to_thread(code.verdicts, [("```python\\nprint(3)\\n```", answer)]))
+
+head.ENDING_S = 0.5
+code.connect(Access("http://127.0.0.1:9", "token", patience_s=600.0))  # a sandbox that is gone: nothing listens there
+sys.exit(head.exit_code(main))
+"""
+
+
+def test_a_thread_that_waits_for_a_sandbox_does_not_hold_the_end():
+    process = subprocess.Popen([sys.executable, "-P", "-c", SCORING], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "scoring\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(20) == REQUEUE
+    finally:
+        process.kill()
+
+
 def test_a_controller_that_has_saved_is_not_killed_by_the_next_signal():
     process = subprocess.Popen([sys.executable, "-P", "-c", CONTROLLER], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
