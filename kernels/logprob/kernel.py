@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..backend import interpreted
+from ..backend import interpreted, on_device
 from ..compile_case import TARGETS, CompileCase
 from ..scratch import empty
 from .tuning import TABLE, Tile, Tuning
@@ -192,10 +192,11 @@ def linear_stats(hidden: Tensor, weight: Tensor, local: Tensor, scale: float, en
     parts = empty((3 if entropy else 2, col_tiles, tokens), torch.float32, hidden.device)
     picked = torch.zeros(tokens, dtype=torch.float32, device=hidden.device)  # written only where the target lies
     grid = (triton.cdiv(tokens, tile.m) * col_tiles,)
-    _linear_stats[grid](
-        hidden, weight, local, parts, picked, tokens, cols, inner, col_tiles, hidden.stride(0), weight.stride(0), scale,
-        ENTROPY=entropy, EVEN_K=inner % tile.k == 0, **_launch(tile),
-    )  # fmt: skip
+    with on_device(hidden.device):
+        _linear_stats[grid](
+            hidden, weight, local, parts, picked, tokens, cols, inner, col_tiles, hidden.stride(0), weight.stride(0), scale,
+            ENTROPY=entropy, EVEN_K=inner % tile.k == 0, **_launch(tile),
+        )  # fmt: skip
     top = parts[0].amax(0)
     drop = parts[0] - top
     fade = drop.exp()
@@ -213,20 +214,22 @@ def product_into(out: Tensor, a: Tensor, b: Tensor, *, accumulate: bool, tuning:
     """
     (rows, inner), cols, tile = a.shape, b.shape[1], tuning.product
     grid = (triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)
-    _product[grid](
-        a, b, out, rows, cols, inner, *a.stride(), *b.stride(), out.stride(0),
-        ACCUMULATE=accumulate, EVEN_K=even_k and inner % tile.k == 0,
-        ROW16=a.stride(0) == 1 and rows % 16 == 0, COL16=cols % 16 == 0, **_launch(tile),
-    )  # fmt: skip
+    with on_device(a.device):
+        _product[grid](
+            a, b, out, rows, cols, inner, *a.stride(), *b.stride(), out.stride(0),
+            ACCUMULATE=accumulate, EVEN_K=even_k and inner % tile.k == 0,
+            ROW16=a.stride(0) == 1 and rows % 16 == 0, COL16=cols % 16 == 0, **_launch(tile),
+        )  # fmt: skip
 
 
 def row_stats(logits: Tensor, local: Tensor, scale: float, out: Tensor, tuning: Tuning) -> None:
     """out [3 or 4, rows] = max, sum of e = exp(. - max), target's logit, sum of e (. - max), of logits [rows, N] fp32 * scale."""
     rows, cols = logits.shape
-    _row_stats[(rows,)](
-        logits, local, out, cols, logits.stride(0), out.stride(0), scale,
-        ENTROPY=out.shape[0] == 4, COL16=cols % 16 == 0, BLOCK=tuning.row_block, num_warps=tuning.row_warps,
-    )  # fmt: skip
+    with on_device(logits.device):
+        _row_stats[(rows,)](
+            logits, local, out, cols, logits.stride(0), out.stride(0), scale,
+            ENTROPY=out.shape[0] == 4, COL16=cols % 16 == 0, BLOCK=tuning.row_block, num_warps=tuning.row_warps,
+        )  # fmt: skip
 
 
 def d_logits(
@@ -238,11 +241,12 @@ def d_logits(
     local [rows] int64 (column of this rank's, or -1); log_z, grad, grad_entropy, entropy [rows] fp32.
     """
     rows, cols = logits.shape
-    _d_logits[(rows, triton.cdiv(cols, tuning.d_block))](
-        logits, out, local, log_z, grad, grad if grad_entropy is None else grad_entropy, grad if entropy is None else entropy,
-        cols, first_col, logits.stride(0), out.stride(0), scale,
-        ENTROPY=grad_entropy is not None, COL16=cols % 16 == 0, BLOCK=tuning.d_block, num_warps=tuning.d_warps,
-    )  # fmt: skip
+    with on_device(logits.device):
+        _d_logits[(rows, triton.cdiv(cols, tuning.d_block))](
+            logits, out, local, log_z, grad, grad if grad_entropy is None else grad_entropy, grad if entropy is None else entropy,
+            cols, first_col, logits.stride(0), out.stride(0), scale,
+            ENTROPY=grad_entropy is not None, COL16=cols % 16 == 0, BLOCK=tuning.d_block, num_warps=tuning.d_warps,
+        )  # fmt: skip
 
 
 def _launch(tile: Tile) -> dict[str, int]:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..backend import on_device
 from ..compile_case import TARGETS, CompileCase
 from ..scratch import empty
 
@@ -112,22 +113,24 @@ def periodic_tail_triton(
     blocks = triton.cdiv(max_period - min_period + 1, PERIODS)
     best = empty((sequences, blocks), torch.int32, tokens.device)
     period, start = (empty(sequences, torch.int32, tokens.device) for _ in range(2))
-    _short_list[sequences, blocks](
-        tokens, cu_seqlens, best, min_period, max_period, min_repeats - 1, PERIODS, OFFSETS, num_warps=WARPS["short_list"]
-    )
-    _finish[sequences,](
-        tokens, cu_seqlens, best, period, start, blocks, min_repeats - 1, ROW, BACK, num_warps=WARPS["finish"]
-    )  # fmt: skip
+    with on_device(tokens.device):
+        _short_list[sequences, blocks](
+            tokens, cu_seqlens, best, min_period, max_period, min_repeats - 1, PERIODS, OFFSETS, num_warps=WARPS["short_list"]
+        )
+        _finish[sequences,](
+            tokens, cu_seqlens, best, period, start, blocks, min_repeats - 1, ROW, BACK, num_warps=WARPS["finish"]
+        )  # fmt: skip
     return period, start
 
 
 def update_triton(new: Tensor, ring: Tensor, at: Tensor, run: Tensor, flags: Tensor, min_repeats: int, min_period: int) -> None:
     """One step of a RepetitionState, in place: new [B], ring [B, R] int32, at [B], run [B, P] int32, flags [B] bool."""
     batch, max_period = run.shape
-    _update[batch,](
-        new, ring, at, run, flags.view(torch.uint8), max_period, ring.shape[1], min_repeats - 1, min_period,
-        LAGS=lag_block(max_period), num_warps=WARPS["update"],
-    )  # fmt: skip
+    with on_device(new.device):
+        _update[batch,](
+            new, ring, at, run, flags.view(torch.uint8), max_period, ring.shape[1], min_repeats - 1, min_period,
+            LAGS=lag_block(max_period), num_warps=WARPS["update"],
+        )  # fmt: skip
 
 
 def lag_block(max_period: int) -> int:
