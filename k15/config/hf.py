@@ -12,6 +12,9 @@ CLASSIFIER = "ForSequenceClassification"
 FAMILIES = ("deepseek_v3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 """`model_type`s that are trained and handed over. qwen2 is also Qwen2.5, deepseek_v3 also Moonlight."""
 
+EXPORT_RECORD = "k15_export.json"
+"""Beside an export's weights: after how many iterations (steps, in fine-tuning) they are. Nothing else reads it."""
+
 _EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts")  # transformers writes any of them
 
 
@@ -87,6 +90,19 @@ def hf_folder(setting: str, path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / 'config.json'} is not an object.")
     return config
+
+
+def export_record(iteration: int) -> str:
+    """What stands in EXPORT_RECORD."""
+    return json.dumps({"iteration": iteration}) + "\n"
+
+
+def exported_iteration(folder: Path) -> int | None:
+    """The iteration whose weights an export holds; None where it does not say: no export, or one of a version that did not."""
+    try:
+        return json.loads((folder / EXPORT_RECORD).read_text())["iteration"]
+    except FileNotFoundError:
+        return None
 
 
 def fingerprint(folder: Path) -> str:

@@ -6,13 +6,13 @@ accuracy per token of its answers; of several such the more accurate, then the e
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from k15.config.hf import exported_iteration
 from k15.errors import DataError
 from k15.eval.intervals import Interval
 from k15.eval.results import aligned
@@ -118,9 +118,12 @@ def main(words: Sequence[str]) -> int:
     run = watched_run(args.run)
     weights = weights_of(run, chosen.iteration)
     if weights is None:
+        hf = run / "hf"
+        unnamed = hf.is_dir() and exported_iteration(hf) is None
         print(
-            f"The weights of iteration {chosen.iteration} are not kept in {run}: hf/ is the latest export only. "
-            "Set save.exports=best (or all) before the run."
+            f"The weights of iteration {chosen.iteration} are not kept in {run}: hf/ "
+            + ("does not say which iteration it holds (an older k15 wrote it). " if unnamed else "is the latest export only. ")
+            + "Set save.exports=best (or all) before the run."
         )
         return 1
     print(f"base for long2short: model.path={weights}")
@@ -133,23 +136,12 @@ def export_folder(run_dir: Path, iteration: int) -> Path:
 
 
 def weights_of(run_dir: Path, iteration: int) -> Path | None:
-    """The export of an iteration, where there is one: kept, or hf/ of a run that ended with it. The report of a run that was
-    then extended is an old one, so the last checkpoint before hf/ must be the iteration's too."""
-    kept, rows = export_folder(run_dir, iteration), run_dir / "metrics.jsonl"
+    """The export of an iteration, where there is one: kept, or hf/ of a run that ended with it (another still replaces it)."""
+    kept, rows, export = export_folder(run_dir, iteration), run_dir / "metrics.jsonl", run_dir / "hf"
     if kept.is_dir():
         return kept
     ended = (run_dir / "report" / "index.html").is_file() and rows.is_file() and read_metrics(rows)[-1]["iteration"] == iteration
-    export = run_dir / "hf"
-    return export if ended and export.is_dir() and last_saved(run_dir, export.stat().st_mtime) == iteration else None
-
-
-def last_saved(run_dir: Path, before: float) -> int | None:
-    """The iteration of the last checkpoint that was complete by a time (seconds since 1970); None where there is none."""
-    marks = [
-        int(number[1]) for p in (run_dir / "checkpoints").glob("*-iteration-*")
-        if (number := re.search(r"-iteration-(\d+)$", p.name)) and p.stat().st_mtime <= before
-    ]  # fmt: skip
-    return max(marks, default=None)
+    return export if ended and exported_iteration(export) == iteration else None
 
 
 def watched_run(folder: Path) -> Path:

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from k15.config.hf import fingerprint
+from k15.config.hf import EXPORT_RECORD, fingerprint
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
 from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header, weight_files
 
 PIECE = 1 << 22  # elements: 16 MiB in fp32
 RECORD = "merge.json"
+NOT_COPIED = {RECORD, EXPORT_RECORD}  # they speak of the first folder's weights
 UNREAD = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 KEPT_OF_FIRST = {"bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"}
 MAY_DIFFER = UNREAD | KEPT_OF_FIRST  # of config.json: no part of the shape
@@ -54,7 +55,8 @@ def merge(
     tmp.mkdir(parents=True)
     try:
         for path in folders[0].iterdir():
-            if path.is_file() and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
+            weights = path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+            if path.is_file() and not weights and path.name not in NOT_COPIED:
                 shutil.copyfile(path, tmp / path.name)
         for file in weight_files(folders[0]):
             _merge_file(file, tmp / file.name, models, shares, step)

@@ -20,8 +20,8 @@ import yaml
 
 from k15.config.compose import to_yaml
 from k15.config.eval import EvaluationConfig
+from k15.config.hf import exported_iteration
 from k15.errors import ConfigError, DataError
-from k15.eval.efficiency import last_saved
 from k15.eval.results import COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
 from k15.log.files import atomic_write
@@ -44,11 +44,18 @@ def check_watched(watched: Path) -> None:
 
 
 def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
-    """Until the run is done and its last export evaluated, or nothing new came for cfg.watch_idle_min; the exit code."""
+    """Until the run is done and its last export evaluated, or nothing new came for cfg.watch_idle_min; the exit code.
+
+    Raises DataError where the last export does not say which iteration it holds.
+    """
     assert cfg.watch is not None
     watched, found = Path(cfg.watch), plans(cfg)
     if not keeps_all(watched):
         log.info("an export that the run replaces before its turn is not evaluated; only save.exports=all keeps every one")
+    if unnamed(watched):
+        log.warning(
+            "%s/hf does not say which iteration it holds: an older k15 wrote it. It is passed over until the run replaces it", watched
+        )  # fmt: skip
     run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
     idle_since = time.monotonic()
@@ -64,6 +71,11 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
             print(append(run_dir))
             idle_since = time.monotonic()
         elif ended:
+            if unnamed(watched) and not has_results(run_dir, _metrics(watched)[-1]["iteration"]):
+                raise DataError(
+                    f"{watched}/hf does not say which iteration it holds: an older k15 wrote it. Evaluate it by itself, with "
+                    f"model.path={watched}/hf and another run_dir."
+                )
             log.info("%s is finished and its last export evaluated", watched)
             return 0
         elif time.monotonic() - idle_since > 60 * cfg.watch_idle_min:
@@ -112,23 +124,25 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
 
 def _next_export(watched: Path, run_dir: Path) -> tuple[int, Path, os.stat_result] | None:
     """(iteration, its export, what the folder was then) of the earliest kept one that has no results here, else of hf/; None
-    where all have. Raises FileNotFoundError where there is no hf/."""
+    where all have, or hf/ does not say which iteration it holds. Raises FileNotFoundError where there is no hf/."""
     kept = {int(p.name.split("-")[1]): p for p in (watched / "exports").glob("iteration-*")}
     for iteration, export in sorted(kept.items()):
-        if not (run_dir / f"iteration-{iteration}" / "results.json").is_file():
+        if not has_results(run_dir, iteration):
             return iteration, export, export.stat()
     export = watched / "hf"
-    now = export.stat()
-    iteration = iteration_of(watched, now.st_mtime)
-    return None if (run_dir / f"iteration-{iteration}" / "results.json").is_file() else (iteration, export, now)
+    now = export.stat()  # before its record is read: a folder that came in between is seen as a change
+    iteration = exported_iteration(export)
+    return None if iteration is None or has_results(run_dir, iteration) else (iteration, export, now)
 
 
-def iteration_of(watched: Path, written: float) -> int:
-    """Of an export written at this time: that of the last checkpoint before it, else of the last line of metrics; else 0."""
-    saved = last_saved(watched, written)
-    if saved is not None:
-        return saved
-    return max((r["iteration"] for r in _metrics(watched)), default=0)
+def has_results(run_dir: Path, iteration: int) -> bool:
+    """Has this iteration been evaluated here?"""
+    return (run_dir / f"iteration-{iteration}" / "results.json").is_file()
+
+
+def unnamed(watched: Path) -> bool:
+    """Is there an hf/ that does not say which iteration it holds?"""
+    return (watched / "hf").is_dir() and exported_iteration(watched / "hf") is None
 
 
 def finished(watched: Path) -> bool:

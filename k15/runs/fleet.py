@@ -125,11 +125,13 @@ class Fleet:
             **self._offloaded,
         }  # fmt: skip
 
-    async def export_hf(self, folder: Path) -> None:
-        """Write the version that the engines hold as a Hugging Face folder (from the head node's segments)."""
+    async def export_hf(self, folder: Path, iteration: int) -> None:
+        """Write the version that the engines hold, the weights of `iteration`, as a Hugging Face folder (from the head node's
+        segments)."""
         if self.engines.held is None:
             raise ClusterError("no weights have been handed off yet, so there is nothing to export")
-        await self.trainer.call("export_hf", paths=self.engines.held.paths[self.agents[0].node_rank], folder=str(folder))
+        paths = self.engines.held.paths[self.agents[0].node_rank]
+        await self.trainer.call("export_hf", paths=paths, folder=str(folder), iteration=iteration)
 
     async def stop(self) -> None:
         """End the engines and the trainer."""

@@ -211,5 +211,5 @@ class Loop:
     async def export(self) -> None:
         """The weights of `state.iteration` as hf/, and kept beside it as save.exports says."""
         run_dir = self.checkpoints.folder.parent
-        await self.fleet.export_hf(run_dir / "hf")
+        await self.fleet.export_hf(run_dir / "hf", self.state.iteration)
         await asyncio.to_thread(keep_export, run_dir, self.state.iteration, self.cfg.save.exports)

@@ -131,11 +131,11 @@ class Rank:
             for name, tensor in trainer.named_parameters_local():
                 yield from to_hf(self.hf_config, name, tensor, *trainer.shard_of(name))
 
-    def export_hf(self, paths: list[str], folder: str) -> None:
-        """Rank 0 writes a Hugging Face folder from the segments at `paths` (all of one version)."""
+    def export_hf(self, paths: list[str], folder: str, iteration: int) -> None:
+        """Rank 0 writes a Hugging Face folder from the segments at `paths` (all of one version), the weights of `iteration`."""
         if self.rank == 0:
             slices = (piece for p in map(Path, paths) for piece in read_segment(p, load_manifest(p)))
-            save_hf(Path(folder), self.hf_config, self.model_dir, slices)
+            save_hf(Path(folder), self.hf_config, self.model_dir, slices, iteration=iteration)
         dist.barrier()
 
     def save(self, folder: str) -> None:

@@ -52,14 +52,14 @@ async def dead_rank(agents: Sequence[AgentClient]) -> str | None:
     return None
 
 
-async def export_hf(trainer: TrainerClient, agents: Sequence[AgentClient], store: Store, version: int, folder: Path) -> None:
-    """Write the trainer's weights as a Hugging Face folder, on the head node. Nothing of them stays in shared
-    memory but, with weights.spare, the memory itself, which the next export writes again."""
-    await trainer.call("publish", version=version)
-    pulled = await agents[0].pull(version)
-    await trainer.call("export_hf", paths=pulled["paths"], folder=str(folder))
+async def export_hf(trainer: TrainerClient, agents: Sequence[AgentClient], store: Store, iteration: int, folder: Path) -> None:
+    """Write the trainer's weights, those of `iteration`, as a Hugging Face folder, on the head node. Nothing of them
+    stays in shared memory but, with weights.spare, the memory itself, which the next export writes again."""
+    await trainer.call("publish", version=iteration)
+    pulled = await agents[0].pull(iteration)
+    await trainer.call("export_hf", paths=pulled["paths"], folder=str(folder), iteration=iteration)
     await asyncio.gather(*(agent.collect([]) for agent in agents))
-    await asyncio.to_thread(store.forget_version, version)
+    await asyncio.to_thread(store.forget_version, iteration)
 
 
 async def end_processes(agents: Sequence[AgentClient]) -> None:

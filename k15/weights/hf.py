@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from k15.config.hf import EXPORT_RECORD, export_record
 from k15.errors import DataError
 from k15.weights.assemble import Pieces
 from k15.weights.layout import Slice, hf_shapes
@@ -36,12 +37,13 @@ def save_hf(
     tokenizer_files_from: Path | None,
     slices: Iterable[Slice],
     *,
+    iteration: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the model to `folder` (replaced if it exists) from the slices of ALL ranks, e.g. chained `read_segment`s.
 
-    The folder appears whole or not at all. Raises WeightsError if the slices are not exactly the model of `config`,
-    DataError if `tokenizer_files_from` holds no tokenizer.
+    The folder appears whole or not at all, and says which `iteration` of a run it holds. Raises WeightsError if the slices are
+    not exactly the model of `config`, DataError if `tokenizer_files_from` holds no tokenizer.
     """
     pieces = Pieces(slices)
     pieces.check(hf_shapes(config))
@@ -58,6 +60,8 @@ def save_hf(
         (tmp / "config.json").write_text(json.dumps(text, indent=2) + "\n")
         if tokenizer_files_from is not None:
             _copy_tokenizer(tokenizer_files_from, tmp)
+        if iteration is not None:
+            (tmp / EXPORT_RECORD).write_text(export_record(iteration))
         if folder.exists():  # moved aside first, deleted last
             folder.rename(old)
         tmp.rename(folder)

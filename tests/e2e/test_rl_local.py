@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from k15.config.hf import exported_iteration
 from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.log import read_metrics, read_rollouts
@@ -50,5 +51,6 @@ def test_own_model_and_data_with_experts_under_tensor_parallelism(model, tmp_pat
     assert max(r["canary_mean_abs"] for r in metrics) < 0.05  # bf16 against bf16
     records = [r for f in sorted((tmp_path / "run" / "rollouts").iterdir()) for r in read_rollouts(f)]
     assert {r["prompt"] for r in records} <= {r["prompt"] for r in rows}
+    assert exported_iteration(tmp_path / "run" / "hf") == 2
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf")
     assert exported.dtype == torch.bfloat16 and sum(p.numel() for p in exported.parameters()) > 10_000

@@ -1,5 +1,6 @@
 """What `k15 eval watch=...` takes up: each export once, whole even while the run replaces it, and a half-done one first."""
 
+import json
 import os
 import shutil
 import threading
@@ -7,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from k15.errors import ConfigError
+from k15.config.eval import EvaluationConfig
+from k15.config.hf import EXPORT_RECORD, export_record
+from k15.errors import ConfigError, DataError
 from k15.runs import eval_watch
-from k15.runs.eval_watch import check_watched, finished, hold, iteration_of, keeps_all
+from k15.runs.eval_watch import check_watched, finished, hold, keeps_all, watch
 from k15.runs.exports import keep_export
 
 
-def export(run: Path, number: int) -> None:
+def export(run: Path, number: int, named: bool = True) -> None:
     """As a training run writes it: whole, beside, and renamed into its place; then the old one goes."""
     new, old = run / f".hf.new{number}", run / f".hf.old{number}"
     new.mkdir(parents=True)
     for name in ("config.json", "a.safetensors", "b.safetensors"):
         (new / name).write_text(str(number))
+    if named:
+        (new / EXPORT_RECORD).write_text(export_record(number))
     if (run / "hf").exists():
         (run / "hf").rename(old)
     new.rename(run / "hf")
@@ -42,7 +47,8 @@ def test_an_export_is_held_whole_while_the_run_replaces_it(tmp_path: Path) -> No
             held = hold(run, tmp_path / f"out{turn}")
             if held is not None:
                 texts = {p.name: p.read_text() for p in held[1].iterdir()}
-                assert len(texts) == 3 and len(set(texts.values())) == 1, texts
+                texts[EXPORT_RECORD] = str(json.loads(texts[EXPORT_RECORD])["iteration"])
+                assert len(texts) == 4 and set(texts.values()) == {str(held[0])}, texts
     finally:
         stop.set()
         trainer.join()
@@ -51,17 +57,11 @@ def test_an_export_is_held_whole_while_the_run_replaces_it(tmp_path: Path) -> No
 
 def test_each_iteration_once_and_what_was_begun_first(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    (run / "checkpoints").mkdir(parents=True)
+    run.mkdir()
     assert hold(run, out) is None and not finished(run)
-    for number, iteration in ((1, 5), (2, 10)):
-        checkpoint = run / "checkpoints" / f"{number:05d}-iteration-{iteration:05d}"
-        checkpoint.mkdir()
-        export(run, iteration)
-        os.utime(checkpoint, (1000 * number, 1000 * number))
-        os.utime(run / "hf", (1000 * number + 5, 1000 * number + 5))
-        assert iteration_of(run, 1000 * number + 5) == iteration
-        if number == 1:
-            assert hold(run, out) == (5, out / "iteration-5" / "model")  # begun, then the watcher was killed
+    export(run, 5)
+    assert hold(run, out) == (5, out / "iteration-5" / "model")  # begun, then the watcher was killed
+    export(run, 10)
     assert hold(run, out) == (5, out / "iteration-5" / "model")
     assert (out / "iteration-5" / "model" / "config.json").read_text() == "5"
     (out / "iteration-5" / "results.json").touch()
@@ -70,20 +70,57 @@ def test_each_iteration_once_and_what_was_begun_first(tmp_path: Path) -> None:
     assert hold(run, out) is None
 
 
+def test_what_the_run_writes_before_an_export_does_not_rename_the_last_one(tmp_path: Path) -> None:
+    """Metrics have iteration 25, checkpoints were written and pruned, the export of 25 is still being written."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    export(run, 20)
+    assert hold(run, out) == (20, out / "iteration-20" / "model")
+    (out / "iteration-20" / "results.json").touch()
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"iteration": i}) + "\n" for i in range(26)))
+    for number, iteration in ((5, 22), (6, 25)):
+        checkpoint = run / "checkpoints" / f"{number:05d}-iteration-{iteration:05d}"
+        checkpoint.mkdir(parents=True)
+        os.utime(checkpoint, (1, 1))
+    assert hold(run, out) is None
+    export(run, 25)
+    iteration, model = hold(run, out)
+    assert iteration == 25 and (model / "config.json").read_text() == "25"
+
+
+def test_an_export_that_does_not_say_its_iteration_is_never_guessed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Written before exports said so: said at the start, passed over, and at the end no success."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    export(run, 2, named=False)
+    (run / "config.yaml").write_text("algo:\n  iterations: 2\n")
+    (run / "metrics.jsonl").write_text('{"iteration": 2}\n')
+    (run / "report").mkdir()
+    (run / "report" / "index.html").touch()
+    cfg = EvaluationConfig(watch=str(run), run_dir=str(out))
+    with pytest.raises(DataError, match=f"model.path={run}/hf"):
+        watch(cfg, out, evaluate=lambda *_: pytest.fail("evaluated"))
+    assert "does not say which iteration" in caplog.text
+    (run / "exports").mkdir()
+    shutil.copytree(run / "hf", run / "exports" / "iteration-00002")  # kept under its number
+    evaluated = []
+
+    def evaluate(cfg: EvaluationConfig, folder: Path, plans: object) -> list:
+        evaluated.append((cfg.model.path, (folder / "model" / "config.json").read_text()))
+        (folder / "results.json").write_text('{"kind": "k15 eval", "results": []}')
+        return []
+
+    assert watch(cfg, out, evaluate) == 0 and evaluated == [(str(out / "iteration-2" / "model"), "2")]
+
+
 def test_a_late_watcher_takes_every_export_that_is_kept(tmp_path: Path) -> None:
     """From the earliest on; also those that were kept while it evaluated."""
     run, out, taken = tmp_path / "run", tmp_path / "out", []
 
-    def train(number: int, iteration: int) -> None:
-        checkpoint = run / "checkpoints" / f"{number:05d}-iteration-{iteration:05d}"
-        checkpoint.mkdir(parents=True)
+    def train(iteration: int) -> None:
         export(run, iteration)
-        os.utime(checkpoint, (1000 * number, 1000 * number))
-        os.utime(run / "hf", (1000 * number + 5, 1000 * number + 5))
         keep_export(run, iteration, "all")
 
-    for number, iteration in ((1, 5), (2, 10), (3, 15)):
-        train(number, iteration)
+    for iteration in (5, 10, 15):
+        train(iteration)
     while (held := hold(run, out)) is not None:
         iteration, model = held
         assert model == out / f"iteration-{iteration}" / "model"
@@ -91,7 +128,7 @@ def test_a_late_watcher_takes_every_export_that_is_kept(tmp_path: Path) -> None:
         taken.append(iteration)
         (model.parent / "results.json").touch()
         if iteration == 10:
-            train(4, 20)
+            train(20)
     assert taken == [5, 10, 15, 20]
     assert sorted(p.name for p in out.iterdir()) == ["iteration-10", "iteration-15", "iteration-20", "iteration-5"]
 
@@ -104,9 +141,7 @@ def test_what_was_not_held_whole_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def link(source: str, target: str) -> None:
         os.link(source, target)
         if source.endswith("b.safetensors"):
-            n = next(number)
-            (run / "checkpoints" / f"{n:05d}-iteration-{n:05d}").mkdir(parents=True)
-            export(run, n)
+            export(run, next(number))
 
     monkeypatch.setattr(eval_watch, "link", link)
     monkeypatch.setattr(eval_watch.time, "sleep", lambda _: None)

@@ -1,7 +1,6 @@
 """The base of long2short: the rule, what is kept of a run for it, and the command that names it."""
 
 import json
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from k15.cli import main
 from k15.config.check import check
+from k15.config.hf import EXPORT_RECORD, export_record
 from k15.config.schema import RunConfig
 from k15.errors import ConfigError, DataError
 from k15.eval.efficiency import Checkpoint, best, evaluated, open_choices
@@ -93,15 +93,13 @@ def test_the_latest_export_is_taken_only_where_it_is_the_choice_s(tmp_path, caps
     run = write_run(tmp_path / "run", CURVE[:3], exports="latest")
     (run / "report").mkdir()
     (run / "report" / "index.html").write_text("")
-    (run / "checkpoints" / "00000-iteration-00005").mkdir(parents=True)
-    os.utime(run / "checkpoints" / "00000-iteration-00005", (1000, 1000))
-    os.utime(run / "hf", (1001, 1001))
-    assert main(["eval", "best", str(run)]) == 1 and "are not kept" in capsys.readouterr().out
-    (run / "checkpoints" / "00001-iteration-00010").mkdir()
-    os.utime(run / "checkpoints" / "00001-iteration-00010", (1002, 1002))
-    assert main(["eval", "best", str(run)]) == 1, "saved, but stopped before the export"
-    os.utime(run / "hf", (1003, 1003))
+    assert main(["eval", "best", str(run)]) == 1 and "an older k15 wrote it" in capsys.readouterr().out
+    (run / "hf" / EXPORT_RECORD).write_text(export_record(5))
+    assert main(["eval", "best", str(run)]) == 1 and "is the latest export only" in capsys.readouterr().out
+    (run / "hf" / EXPORT_RECORD).write_text(export_record(10))
     assert main(["eval", "best", str(run)]) == 0 and f"model.path={run / 'hf'}" in capsys.readouterr().out
+    (run / "report" / "index.html").unlink()
+    assert main(["eval", "best", str(run)]) == 1, "a run that goes on replaces hf/"
 
 
 def test_evaluations_of_a_watched_run(tmp_path, capsys):

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from k15.config.hf import EXPORT_RECORD, export_record
 from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, DataError
@@ -53,6 +54,7 @@ def test_the_average_is_exact_over_shards_and_pieces(tmp_path, shards, dtypes, m
     monkeypatch.setattr(module, "PIECE", 100)  # a tensor takes several reads, the last one shorter
     parts = [tensors(i, d) for i, d in enumerate(dtypes)]
     dirs = [folder(tmp_path / str(i), p, n) for i, (p, n) in enumerate(zip(parts, shards, strict=True))]
+    (dirs[0] / EXPORT_RECORD).write_text(export_record(3))
     for weights, shares in ((None, (0.5, 0.5)), ([3, 1], (0.75, 0.25)), ([0, 1], (0.0, 1.0))):
         got = loaded(merge(dirs, tmp_path / f"out{weights}", weights))
         assert got.keys() == SHAPES.keys()
@@ -63,6 +65,8 @@ def test_the_average_is_exact_over_shards_and_pieces(tmp_path, shards, dtypes, m
             want = (shares[0] * parts[0][name].float() + shares[1] * parts[1][name].float()).to(dtypes[0])
             assert tensor.dtype == dtypes[0] and torch.equal(tensor, want), name
     files = sorted(p.name for p in dirs[0].iterdir())
+    assert EXPORT_RECORD in files
+    files.remove(EXPORT_RECORD)  # the merge is no iteration
     assert sorted(p.name for p in (tmp_path / "outNone").iterdir()) == sorted([*files, "merge.json"])
 
 

@@ -76,7 +76,7 @@ class Ranks:
     async def save(self, folder: str) -> None:
         Path(folder, "rank-0").write_text("weights")
 
-    async def export_hf(self, folder: Path) -> None:
+    async def export_hf(self, folder: Path, iteration: int) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "model.safetensors").write_text("weights")
 

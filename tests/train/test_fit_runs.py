@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from k15.config.compose import compose_as
+from k15.config.hf import exported_iteration
 from k15.config.schema import DataConfig
 from k15.config.sft import SftConfig
 from k15.data.store import load_datasets
@@ -66,7 +67,7 @@ def test_a_run_that_was_interrupted_trains_on_what_an_uninterrupted_one_would(tu
     assert {r["stage"] for r in rows[1:]} == {"stages.first", "stages.second"}
     evals = [r["eval_loss"] for r in rows if "eval_loss" in r]
     assert len(evals) >= 3 and evals[-1] < 0.6 * evals[0]
-    assert (tuned / "hf" / "model.safetensors").is_file()
+    assert (tuned / "hf" / "model.safetensors").is_file() and exported_iteration(tuned / "hf") == len(task.schedule)
     again = start(tuned, "sft", *SFT)
     finish(again, tuned)
     assert "is finished" in log_of(tuned) and len(read_metrics(tuned / "metrics.jsonl")) == len(rows)

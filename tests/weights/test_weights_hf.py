@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from k15.config.hf import exported_iteration
 from k15.errors import DataError, WeightsError
 from k15.weights import layout
 from k15.weights.hf import save_hf
@@ -26,8 +27,9 @@ def test_folder_gives_the_same_logits_in_transformers(family, tied, make_model, 
     target = tmp_path / "b"
     target.mkdir()
     (target / "stale").write_text("replaced")
-    save_hf(target, config, tmp_path / "a", slices, shard_bytes=200_000)
+    save_hf(target, config, tmp_path / "a", slices, iteration=7, shard_bytes=200_000)
     assert not (target / "stale").exists() and (target / "tokenizer.json").read_text() == "{}"
+    assert exported_iteration(target) == 7
     assert len(list(target.glob("*.safetensors"))) > 1
     again, info = AutoModelForCausalLM.from_pretrained(target, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -45,6 +47,7 @@ def test_bf16_single_file_and_refusals(random_weights, tmp_path):
     hf = random_weights(config, dtype=torch.bfloat16)
     slices = [layout.Slice(n, tuple(t.shape), (0,) * t.ndim, t) for n, t in hf.items()]
     save_hf(tmp_path / "m", config, None, slices)
+    assert exported_iteration(tmp_path / "m") is None
     loaded = load_file(tmp_path / "m" / "model.safetensors")
     assert loaded.keys() == hf.keys() and all(torch.equal(loaded[n], hf[n]) for n in hf)
     text = json.loads((tmp_path / "m" / "config.json").read_text())
