@@ -57,7 +57,12 @@ def check_targets(target: Tensor, total: int) -> Tensor:
 
 
 def check_arrived(*, wait: bool = False) -> None:
-    """Raises the ValueError of an earlier GPU call whose target check has arrived and found a bad id. wait: for all of them."""
+    """Raises the ValueError of an earlier GPU call whose target check has arrived and found a bad id. wait: for all of them.
+
+    While a CUDA graph is captured, when asking an event would break the capture, only `wait` looks.
+    """
+    if _pending and not wait and torch.cuda.is_current_stream_capturing():
+        return
     while _pending:
         event, answer, total = _pending[0]
         if wait:

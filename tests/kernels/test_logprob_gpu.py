@@ -88,6 +88,32 @@ def test_a_wrong_token_id_is_nan_at_once_and_an_error_soon():
     check_arrived(wait=True)  # said once
 
 
+@pytest.mark.parametrize("compute", ["logprob", "pmd"])
+def test_a_captured_graph_gives_what_a_call_gives(compute, monkeypatch):
+    """Forward and backward, captured while nobody has looked at an earlier call's target check; new values in place."""
+    monkeypatch.setattr(scratch, "_guarded", None)  # looking at guards would wait for the device
+    x, s = make(500, 256, 5003, torch.bfloat16, CUDA), sequences([100, 1, 399], device="cuda")
+    call = {
+        "logprob": lambda: logprob_and_gradients(x, "ours", backend="triton"),
+        "pmd": lambda: pmd_and_gradients(x, s, "ours", backend="triton"),
+    }[compute]
+    with tuning.changed(CUDA, d_bytes=200 * 5003 * 2, logits_bytes=150 * 5003 * 4):
+        call()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = call()
+        for seed in (1, 2):
+            new = make(500, 256, 5003, torch.bfloat16, CUDA, seed=seed)
+            for name in ("hidden", "weight", "target"):
+                getattr(x, name).copy_(getattr(new, name))
+            graph.replay()
+            want = call()
+            torch.cuda.synchronize()
+            for name, value in want.items():
+                torch.testing.assert_close(got[name], value, rtol=2e-2, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+    check_arrived(wait=True)
+
+
 def test_nothing_compiles_after_warm_up(monkeypatch):
     from k15.kernels.logprob import kernel
 

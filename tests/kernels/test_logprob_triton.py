@@ -3,7 +3,7 @@
 import pytest
 import torch
 from group_of_ranks import on_ranks
-from k15.kernels.logprob import blocks, linear_logprob, tuning
+from k15.kernels.logprob import blocks, check, linear_logprob, tuning
 from k15.kernels.logprob.check import check_targets
 from logprob_cases import logprob_and_gradients, make, pmd_and_gradients, sequences
 
@@ -83,6 +83,23 @@ def test_a_wrong_token_id_becomes_nan_where_it_cannot_be_raised_at_once(device):
     stats = blocks.forward_stats(head, x.hidden, local, False)
     logprob = blocks.finish(head, stats, x.target != -100, bad)[1]
     assert logprob.isnan().tolist() == bad.tolist() and logprob[2] == 0
+
+
+def test_no_event_is_asked_while_a_graph_is_captured(monkeypatch):
+    """CUDA ends the capture if one is; the error of the earlier call comes after it."""
+
+    class Event:
+        def query(self) -> bool:
+            assert not capturing, "an event was asked during a capture"
+            return True
+
+    monkeypatch.setattr(check, "_pending", [(Event(), torch.tensor([3, 77]), 30)])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    capturing = True
+    check.check_arrived()
+    capturing = False
+    with pytest.raises(ValueError, match=r"target\[3\] is 77; it must be in 0\.\.29"):
+        check.check_arrived()
 
 
 def _with(**changes):
