@@ -106,10 +106,8 @@ def exported_iteration(folder: Path) -> int | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits that change when the weights do: names, sizes and times of the files (their content is too long to read).
-
-    Of a folder that was copied without its times they change too.
-    """
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json"))
+    """16 hex digits that change when the weights, the tokenizer or the chat template do: names, sizes and times of the files
+    (their content is too long to read). Of a folder that was copied without its times they change too."""
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".jinja"))
     stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

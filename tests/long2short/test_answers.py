@@ -121,6 +121,19 @@ def test_answers_depend_on_their_prompt_alone(tmp_path):
     assert len(keys) == 6 + len(settings), "what an answer or its verdict depends on is asked anew"
 
 
+def test_a_model_with_another_chat_template_is_asked_anew(tmp_path):
+    """The template is a file of its own, as transformers 5 writes it."""
+    write_char_tokenizer(tmp_path, ALPHABET)
+    (tmp_path / "model.safetensors").write_text("weights")
+    before = fingerprint(tmp_path)
+    (tmp_path / "README.md").write_text("no part of the model")
+    assert fingerprint(tmp_path) == before
+    for template in ("{{ messages[0]['content'] }}", "{{ messages[0]['content'] }}<think>"):
+        (tmp_path / "chat_template.jinja").write_text(template)
+        assert load_tokenizer(tmp_path, chat=True).encode_prompt("1") and fingerprint(tmp_path) != before
+        before = fingerprint(tmp_path)
+
+
 N = 120  # prompts of four answers of 20 kB
 
 
