@@ -128,8 +128,24 @@ class Task(ABC):
     @abstractmethod
     async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]: ...
 
+    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
+        """Means over the held-out units, `eval_...`; {} without any. The trainer is asked for about a step's tokens at a time, so
+        that who breaks this off waits no longer for it than for a step."""
+        if not self.validation:
+            return {}
+        lengths = self.source.lengths.reshape(-1, self.units)[self.held].sum(axis=1)
+        tokens = min(stage.batch_tokens for stage in self.cfg.named_stages().values() if stage.epochs)
+        sums: dict[str, float] = {}
+        total = 0.0
+        for first, end in pairwise(even_cuts(lengths, tokens).tolist()):
+            found, weight = await self._measured(trainer, first, end)
+            sums = {name: sums.get(name, 0.0) + weight * value for name, value in found.items()}
+            total += weight
+        return {f"eval_{name}": value / total for name, value in sums.items()} | {"eval_n": len(self.held)}
+
     @abstractmethod
-    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]: ...
+    async def _measured(self, trainer: TrainerClient, first: int, end: int) -> tuple[dict[str, float], float]:
+        """(means over the held-out units first .. end - 1, what they weigh)."""
 
 
 class SftTask(Task):
@@ -152,11 +168,9 @@ class SftTask(Task):
     async def step(self, trainer: TrainerClient, step: Step) -> dict[str, float]:
         return await trainer.call("sft_step", samples=self.batch(step), lr=step.lr, micro_batch_tokens=step.context_tokens)
 
-    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
-        if not self.validation:
-            return {}
-        found = await trainer.call("sft_loss", samples=self.validation)
-        return {"eval_loss": found["loss"], "eval_n": len(self.validation)}
+    async def _measured(self, trainer: TrainerClient, first: int, end: int) -> tuple[dict[str, float], float]:
+        found = await trainer.call("sft_loss", samples=self.validation[first:end])
+        return {"loss": found["loss"]}, found["tokens"]
 
 
 class DpoTask(Task):
@@ -246,13 +260,13 @@ class DpoTask(Task):
             lr=step.lr, preference=self.preference, micro_batch_tokens=step.context_tokens,
         )  # fmt: skip
 
-    async def evaluate(self, trainer: TrainerClient) -> dict[str, float]:
-        if not self.validation:
-            return {}
+    async def _measured(self, trainer: TrainerClient, first: int, end: int) -> tuple[dict[str, float], float]:
         own = self.reference[: len(self.examples)] if self.source is self.examples else self.reference[len(self.examples) :]
-        reference = own.reshape(-1, 2)[self.held].ravel().tolist()
-        found = await trainer.call("preference_loss", samples=self.validation, reference=reference, preference=self.preference)
-        return {f"eval_{name}": value for name, value in found.items()} | {"eval_n": len(self.validation) // 2}
+        found = await trainer.call(
+            "preference_loss", samples=self.validation[2 * first : 2 * end],
+            reference=own.reshape(-1, 2)[self.held[first:end]].ravel().tolist(), preference=self.preference,
+        )  # fmt: skip
+        return found, end - first
 
 
 TASKS: dict[str, Callable[..., Task]] = {"sft": SftTask, "dpo": DpoTask}

@@ -21,7 +21,7 @@ from k15.log import MetricsWriter, PhaseTimer, Progress, get_logger, read_metric
 from k15.runs.batches import train_metrics
 from k15.runs.fit import TASKS, Task
 from k15.runs.fit_command import lacks_evaluation
-from k15.runs.head import Head, Interrupted, exit_code, open_head
+from k15.runs.head import Head, Interrupted, exit_code, heeded, open_head
 from k15.runs.prepare import model_folder
 from k15.runs.state import Checkpoints, FitState
 from k15.runs.trainer_client import TrainerClient
@@ -36,7 +36,8 @@ async def main(run_dir: Path) -> None:
     cfg = from_yaml((run_dir / "config.yaml").read_text(), COMMANDS[command])
     async with open_head() as head:
         model_dir = model_folder(cfg, run_dir)
-        task = await asyncio.to_thread(TASKS[command], cfg, load_tokenizer(model_dir, chat=cfg.model.chat))
+        tokenizer = load_tokenizer(model_dir, chat=cfg.model.chat)
+        task = await heeded(head.stop, asyncio.to_thread(TASKS[command], cfg, tokenizer))
         checkpoints = Checkpoints(run_dir, cfg.save.keep, FitState)
         found = resumable(checkpoints, task, run_dir)
         log.info(
@@ -44,10 +45,11 @@ async def main(run_dir: Path) -> None:
             len(task.schedule), cfg.parallel.ranks_per_node * len(head.agents),
         )  # fmt: skip
         try:
-            trainer = await start_trainer(
+            start = start_trainer(
                 head.agents, head.rendezvous, head.rendezvous_path, head.store, device=head.device,
                 ranks_per_node=cfg.parallel.ranks_per_node, folders=(run_dir, model_dir),
             )  # fmt: skip
+            trainer = await heeded(head.stop, start)
             await Fit(cfg, task, trainer, head, run_dir, checkpoints).run(found)
         finally:
             await end_processes(head.agents)
@@ -89,21 +91,23 @@ class Fit:
             await self._start(found)
             await self._steps()
             if self.cfg.save.export_hf:
-                await export_hf(self.trainer, self.head.agents, self.head.store, self.state.iteration, self.run_dir / "hf")
+                export = export_hf(self.trainer, self.head.agents, self.head.store, self.state.iteration, self.run_dir / "hf")
+                await heeded(self.head.stop, export)
                 print(f"model: {self.run_dir / 'hf'}", flush=True)
         finally:
             self.metrics.close()
 
     async def _start(self, found: tuple[Path, FitState] | None) -> None:
         """The weights, and what the task needs of them; as they were where there is a checkpoint."""
+        stop = self.head.stop
         if found is None or not self.task.has_begun(self.run_dir):  # the latter: eval.size has grown
-            await self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf")
-            if not await self.task.begin(self.trainer, self.run_dir, self.head.stop.is_set):
+            await heeded(stop, self.trainer.call("init", source="random" if self.cfg.model.path is None else "hf"))
+            if not await self.task.begin(self.trainer, self.run_dir, stop.is_set):
                 raise Interrupted
         if found is not None:
             folder, self.state = found
             log.info("resuming from %s", folder.name)
-            await self.trainer.call("load", folder=str(folder / "trainer"))
+            await heeded(stop, self.trainer.call("load", folder=str(folder / "trainer")))
             self.metrics.resume_at(self.state.iteration + 1)
             if self._is_due(self.state.iteration) and lacks_evaluation(self.run_dir, self.state.iteration):
                 await self._complete_last_row()
@@ -111,7 +115,7 @@ class Fit:
             self.state = FitState(iterations=len(self.task.schedule), data=self.task.fingerprint)
             self.metrics.resume_at(0)
             with self.timer.span("eval"):
-                row = await self.task.evaluate(self.trainer)
+                row = await heeded(stop, self.task.evaluate(self.trainer))
             self.metrics.write({"iteration": 0, **row, **self.timer.take()})
 
     def _is_due(self, number: int) -> bool:
@@ -123,7 +127,7 @@ class Fit:
         number = self.state.iteration
         log.info("evaluating step %d, which was stopped before it", number)
         with self.timer.span("eval"):
-            found = await self.task.evaluate(self.trainer)
+            found = await heeded(self.head.stop, self.task.evaluate(self.trainer))
         rows = {r["iteration"]: r for r in read_metrics(self.metrics.path)}
         self.metrics.resume_at(number)
         self.metrics.write(rows.get(number, {"iteration": number}) | found | self.timer.take())
@@ -140,12 +144,14 @@ class Fit:
             row = {"iteration": number, "stage": step.stage, "epoch": step.epoch + 1, **train_metrics(trained)}
             seconds = sum(v for k, v in trained.items() if k.startswith("seconds_"))
             progress.update(number, "train", loss=trained["loss"], tokens_per_s=trained["tokens"] / max(seconds, 1e-9))
-            last, due = number == total, self._is_due(number)
-            missed = due and self.head.stop.is_set()  # evaluated at the next start
-            if due and not missed:
+            last, missed = number == total, False
+            if self._is_due(number):
                 progress.update(number, "eval")
-                with self.timer.span("eval"):
-                    row |= await self.task.evaluate(self.trainer)
+                try:
+                    with self.timer.span("eval"):
+                        row |= await heeded(self.head.stop, self.task.evaluate(self.trainer))
+                except Interrupted:
+                    missed = True  # evaluated at the next start
             self.metrics.write(row | self.timer.take())
             state.iteration, state.stage, state.epoch = number, step.stage, step.epoch
             if last or number % self.cfg.save.every == 0 or self.head.stop.is_set():

@@ -69,13 +69,13 @@ class Head:
 
 @asynccontextmanager
 async def open_head() -> AsyncIterator[Head]:
-    """Wait until all agents have registered. Raises K15Error when one does not."""
+    """Wait until all agents have registered. Raises K15Error when one does not, Interrupted on a stop."""
     path = Path(os.environ["K15_RENDEZVOUS"])
     rendezvous = Rendezvous(**json.loads(path.read_text()))
     store = Store(rendezvous.etcd, f"/k15/{rendezvous.job}", password=rendezvous.etcd_password)
     stop = stopped_by_signal()
     async with engine_session() as session:
-        agents = await find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"]))
+        agents = await heeded(stop, find_agents(store, session, rendezvous.token, int(os.environ["K15_NODES"])))
         yield Head(rendezvous, path, store, agents, session, os.environ["K15_DEVICE"], stop)
 
 

@@ -149,18 +149,22 @@ def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_pa
         return [-float(sum(s.tokens)) for s in samples]
 
     def loss(samples: list[Sample], reference: list[float], preference: dict[str, float]) -> dict[str, float]:
+        assert sum(len(s.tokens) for s in samples) < 150, "about a step's"
         judged.extend((sum(s.tokens), -r) for s, r in zip(samples, reference, strict=True))
-        return {"loss": preference["beta"]}
+        return {"loss": preference["beta"] * sum(reference) / len(reference)}
+
+    def mean(task: DpoTask) -> float:
+        return pytest.approx(-task.cfg.loss.beta * sum(sum(s.tokens) for s in task.validation) / len(task.validation))
 
     with rank_0(sequence_logprobs=scores, preference_loss=loss) as trainer:
         assert asyncio.run(task.begin(trainer, tmp_path, lambda: False))
-        assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": task.cfg.loss.beta, "eval_n": 3}
+        assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": mean(task), "eval_n": 3}
         assert len(asked) == used and (used == 46 or not own_files)
         larger = dpo(tmp_path, "eval.size=5", *more)
         larger.check_resumable(tmp_path)
         assert task.has_begun(tmp_path) and not larger.has_begun(tmp_path)
         assert asyncio.run(larger.begin(trainer, tmp_path, lambda: False)) and larger.has_begun(tmp_path)
-        assert asyncio.run(larger.evaluate(trainer))["eval_n"] == 5
+        assert asyncio.run(larger.evaluate(trainer)) == {"eval_loss": mean(larger), "eval_n": 5}
     assert len(asked) == len(set(asked)) == used + 4
     assert len(judged) == 16 and all(own == given for own, given in judged)
 
@@ -234,12 +238,13 @@ def test_validation_is_of_all_files_and_a_larger_one_adds(tmp_path):
 
 
 def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path):
-    """In the middle, where step 2 is due, and after the last step."""
+    """Before any training, in the middle, where step 2 is due, in the course of step 4's and after the last step."""
     words = ["data.eval_fraction=0.3", "stages.first.batch_tokens=40", "stages.second.epochs=0", "eval.every=2", "save.every=100",
              "save.export_hf=false", "log.tensorboard=false"]  # fmt: skip
     run, steps, losses = tmp_path / "run", [], []
     rows = [{"prompt": f"{i}+1=", "response": f"#{i + 1}"} for i in range(30)]
     stop_after: set[int] = set()
+    stop_in: set[int] = set()
 
     def step(samples: list[Sample], **_: object) -> dict[str, float]:
         steps.append(len(samples))
@@ -248,31 +253,46 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path):
         return {"loss": float(len(steps)), "tokens": 1.0}
 
     def loss(samples: list[Sample]) -> dict[str, float]:
+        """The mean over the tokens that count."""
         losses.append(len(steps))
-        return {"loss": 0.5}
+        if len(steps) in stop_in:
+            loop.call_soon_threadsafe(stop.set)
+        return {"loss": counted(samples, sum) / counted(samples, len), "tokens": float(counted(samples, len))}
+
+    def counted(samples: list[Sample], of: Callable[[tuple[int, ...]], int]) -> int:
+        return sum(of(s.tokens[s.prompt_len :]) for s in samples)
+
+    async def controlled(trainer: TrainerClient) -> None:
+        nonlocal loop
+        loop, task, checkpoints = asyncio.get_running_loop(), sft(tmp_path, rows, *words), Checkpoints(run, 2, FitState)
+        head = Head(None, None, None, [], None, "cpu", stop)  # type: ignore[arg-type]
+        await Fit(task.cfg, task, trainer, head, run, checkpoints).run(resumable(checkpoints, task, run))
 
     def go() -> None:
-        task, checkpoints = sft(tmp_path, rows, *words), Checkpoints(run, 2, FitState)
         quiet = {name: lambda **_: None for name in ("init", "load", "save")}
         with rank_0(sft_step=step, sft_loss=loss, **quiet) as trainer:
-            head = Head(None, None, None, [], None, "cpu", stop)  # type: ignore[arg-type]
-            asyncio.run(Fit(task.cfg, task, trainer, head, run, checkpoints).run(resumable(checkpoints, task, run)))
+            asyncio.run(controlled(trainer))
 
-    task = sft(tmp_path, rows, *words)
+    task, loop = sft(tmp_path, rows, *words), None
     total = len(task.schedule)
     assert total > 4 and task.validation
     stop_after |= {2, total}
-    for at in (2, total):
-        stop = asyncio.Event()
+    for at in (0, 2, 4, total):
+        stop, stop_in = asyncio.Event(), {at} & {0, 4}
         with pytest.raises(Interrupted):
             go()
-        last = read_metrics(run / "metrics.jsonl")[-1]
-        assert last["iteration"] == len(steps) == at and "eval_loss" not in last
+        assert len(steps) == at and losses.count(at) == (at in stop_in), "no more of the validation than was asked for"
+        if at:
+            last = read_metrics(run / "metrics.jsonl")[-1]
+            assert last["iteration"] == at and "eval_loss" not in last
         assert not finished(run, task.cfg)
-    stop = asyncio.Event()
+    stop, stop_in = asyncio.Event(), set()
     go()
     found = read_metrics(run / "metrics.jsonl")
     due = sorted({0, total, *range(2, total, 2)})
     assert [r["iteration"] for r in found] == list(range(total + 1)) and finished(run, task.cfg)
-    assert losses == due == [r["iteration"] for r in found if "eval_loss" in r]
+    parts = losses.count(total)
+    assert parts > 1 and losses == sorted(due * parts + [0, 4]), "in parts"
+    expected = counted(task.validation, sum) / counted(task.validation, len)
+    assert {r["iteration"]: r["eval_loss"] for r in found if "eval_loss" in r} == dict.fromkeys(due, pytest.approx(expected))
     assert [r["loss"] for r in found[1:]] == list(range(1, total + 1)), "the step's own numbers stay"
