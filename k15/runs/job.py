@@ -16,6 +16,7 @@ from k15.config.compose import from_yaml, to_yaml
 from k15.config.job import gpu_is_here
 from k15.errors import ConfigError
 from k15.node.rendezvous import JobIdentity
+from k15.runs.hold import held
 
 MAY_CHANGE = (
     "cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node", "parallel.recompute",
@@ -35,7 +36,7 @@ class Job:
     may_change: Sequence[str] = MAY_CHANGE
 
     def run(self, cfg: Any) -> int:
-        """Be this node until the job ends. Returns the exit code."""
+        """Be this node until the job ends. Returns the exit code. Raises ConfigError, also where another job has the folder."""
         identity = JobIdentity.from_environment()
         run_dir = run_folder(cfg.name, cfg.run_dir, identity)
         if identity.restart > 0 and (run_dir / "config.yaml").is_file():
@@ -48,10 +49,15 @@ class Job:
             nodes = f"{identity.node_count} node{'s' * (identity.node_count > 1)}"
             print(f"# {nodes}, model_type {model['model_type']}: the settings fit together; nothing was started.")
             return 0
+        if identity.node_rank > 0:
+            return self._be_node(cfg, run_dir, identity)
+        with held(run_dir, identity):
+            prepare_folder(cfg, run_dir, self.may_change)
+            return self._be_node(cfg, run_dir, identity)
+
+    def _be_node(self, cfg: Any, run_dir: Path, identity: JobIdentity) -> int:
         from k15.node.service import Node  # brings torch: after the checks
 
-        if identity.node_rank == 0:
-            prepare_folder(cfg, run_dir, self.may_change)
         node = Node(
             identity, run_dir, device(cfg.cluster.device), controller=self.controller, command=self.command,
             etcd_members=cfg.cluster.etcd_members,

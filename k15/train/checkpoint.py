@@ -17,8 +17,9 @@ def rank_file(folder: Path, rank: int) -> Path:
 
 
 def save_rank(folder: Path, rank: int, layout: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write state to `rank_file`; a file with that name is always whole (temporary name, fsync, rename)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write state to `rank_file`; a file with that name is always whole (temporary name, fsync, rename). Raises FileNotFoundError
+    where the checkpoint that `folder` belongs to has been removed meanwhile: made again, it would lack other ranks' files."""
+    folder.mkdir(exist_ok=True)
     target = rank_file(folder, rank)
     temporary = target.with_suffix(".pt.tmp")
     with open(temporary, "wb") as file:

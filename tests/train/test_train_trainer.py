@@ -71,6 +71,8 @@ def life_of_a_trainer(folder: str) -> dict:
         make_trainer(hf_config("qwen2", hidden_size=16)).load(Path(folder) / "other")
     with pytest.raises(TrainerError, match="is missing"):
         trainer.load(Path(folder) / "nowhere")
+    with pytest.raises(FileNotFoundError):  # it is not made again, to be taken for whole without the other ranks' files
+        trainer.save(Path(folder) / "removed" / "trainer")
     with pytest.raises(DataError, match="token id is 51"):
         trainer.sft_step([dataclasses.replace(make_samples()[0], tokens=(51,) * len(make_samples()[0].tokens))], 1e-3)
     few = make_trainer(CONFIG, minibatches=6).train_iteration(_batch(0))
