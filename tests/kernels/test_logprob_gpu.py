@@ -114,18 +114,18 @@ def test_a_captured_graph_gives_what_a_call_gives(compute, monkeypatch):
     check_arrived(wait=True)
 
 
-def test_nothing_compiles_after_warm_up(monkeypatch):
+def test_nothing_compiles_after_warm_up():
     from k15.kernels.logprob import kernel
 
     width, vocab = 192, 5003
     warm_up(CUDA, torch.bfloat16, width, vocab - 4)  # of which 4 rows are padding
 
-    def refuse(*args, **kwargs):
-        raise AssertionError("a kernel was compiled after warm-up")
+    def compiled() -> dict[str, int]:  # the kernels' caches, of every device: a variant each
+        names = ("_linear_stats", "_product", "_row_stats", "_d_logits")
+        return {name: sum(len(cache[0]) for cache in getattr(kernel, name).device_caches.values()) for name in names}
 
-    for name in ("_linear_stats", "_product", "_row_stats", "_d_logits"):
-        assert hasattr(getattr(kernel, name), "compile")
-        monkeypatch.setattr(getattr(kernel, name), "compile", refuse)
+    before = compiled()
+    assert before["_row_stats"] and before["_d_logits"]  # the others' work may be the library's
     for lengths in ([1], [16], [33, 100, 7], [640], [5, 1000]):
         x = make(sum(lengths), width, vocab, torch.bfloat16, CUDA)
         s = sequences(lengths, device="cuda")
@@ -133,3 +133,4 @@ def test_nothing_compiles_after_warm_up(monkeypatch):
             for entropy in (False, True):
                 logprob_and_gradients(x, "ours", entropy=entropy)
             pmd_and_gradients(x, s, "ours")
+    assert compiled() == before
