@@ -1,9 +1,10 @@
 """One trainer rank as a process: Megatron (train) meets the weight segments (weights), driven by the controller.
 
-    controller --socket--> rank 0 --gloo broadcast--> all ranks: run the same method, rank 0 answers
+    controller --socket--> rank 0 --gloo broadcast--> all ranks: run the same method, rank 0 answers once all are done
 
-The process lives as long as the job; between training phases it waits in the broadcast, on a process group whose timeout
-is longer than any rollout phase. An exception on any rank ends that process: the agent reports it, the controller stops.
+The process lives as long as the job; between training phases, and for ranks that are slower with their files, it waits on a
+process group whose timeout is longer than any rollout phase and any export. An exception on any rank ends that process: the
+agent reports it, the controller stops.
 
 Run as `python -m k15.runs.trainer_rank RUN_DIR MODEL_DIR`, with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, K15_NODE_RANK,
 K15_DEVICE, K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
@@ -39,7 +40,7 @@ from k15.weights.segments import load_manifest, read_segment, write_segment
 from k15.weights.store import Store
 
 log = get_logger("trainer")
-CONTROL_TIMEOUT = datetime.timedelta(days=7)  # ranks wait here while engines sample
+CONTROL_TIMEOUT = datetime.timedelta(days=7)  # ranks wait here while engines sample, and for each other's files
 
 
 class Rank:
@@ -116,7 +117,6 @@ class Rank:
         )
         if manifest.entries:  # registered for as long as this node's agent lives, in whose folder the segment is
             self.store.register_manifest(version, manifest, self.store.lease_of(f"agents/{self.node}"))
-        dist.barrier()
         return manifest.nbytes
 
     def _slices(self) -> Iterator[Slice]:
@@ -136,11 +136,9 @@ class Rank:
         if self.rank == 0:
             slices = (piece for p in map(Path, paths) for piece in read_segment(p, load_manifest(p)))
             save_hf(Path(folder), self.hf_config, self.model_dir, slices, iteration=iteration)
-        dist.barrier()
 
     def save(self, folder: str) -> None:
         self.trainer.save(Path(folder))
-        dist.barrier()
 
     def load(self, folder: str) -> None:
         self.trainer.load(Path(folder))
@@ -175,6 +173,7 @@ def serve(rank: Rank, token: str) -> None:
             break
         assert method in METHODS, method
         result = getattr(rank, method)(**arguments)
+        dist.barrier(group=control)  # a checkpoint is whole, a version registered, when rank 0 says so
         if connection is not None:
             connection.send(("ok", result))
     if connection is not None:
