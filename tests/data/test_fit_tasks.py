@@ -140,8 +140,8 @@ def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_pa
     more = [f"data.eval_paths=[{tmp_path / 'out.jsonl'}]"] if own_files else []
     pairs = [{"prompt": f"{i}*2=", "chosen": f"#{2 * i}", "rejected": f"#{i}0000"} for i in range(7)]
     written(tmp_path / "out.jsonl", pairs)
-    task = dpo(tmp_path, "eval.size=3", *more)
-    asked, judged = [], []
+    task = dpo(tmp_path, "eval.size=3", "stage.batch_tokens=50", *more)
+    asked, judged, parts = [], [], []
     used = 2 * (len(task.kept) + 3)
 
     def scores(samples: list[Sample]) -> list[float]:
@@ -149,7 +149,7 @@ def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_pa
         return [-float(sum(s.tokens)) for s in samples]
 
     def loss(samples: list[Sample], reference: list[float], preference: dict[str, float]) -> dict[str, float]:
-        assert sum(len(s.tokens) for s in samples) < 150, "about a step's"
+        parts.append(len(samples))
         judged.extend((sum(s.tokens), -r) for s, r in zip(samples, reference, strict=True))
         return {"loss": preference["beta"] * sum(reference) / len(reference)}
 
@@ -158,7 +158,7 @@ def test_held_out_pairs_are_scored_once_and_judged_by_their_own_reference(tmp_pa
 
     with rank_0(sequence_logprobs=scores, preference_loss=loss) as trainer:
         assert asyncio.run(task.begin(trainer, tmp_path, lambda: False))
-        assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": mean(task), "eval_n": 3}
+        assert asyncio.run(task.evaluate(trainer)) == {"eval_loss": mean(task), "eval_n": 3} and 2 <= len(parts) <= 3
         assert len(asked) == used and (used == 46 or not own_files)
         larger = dpo(tmp_path, "eval.size=5", *more)
         larger.check_resumable(tmp_path)
