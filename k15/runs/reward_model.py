@@ -34,6 +34,7 @@ from k15.node.rendezvous import JobIdentity
 from k15.reward.judge import CotJudge, engine_ask
 from k15.rollout.client import EngineClient, engine_session
 from k15.runs.entry import enter
+from k15.runs.hold import held
 from k15.runs.job import device as pick_device_name
 from k15.runs.job import differing, run_folder
 from k15.runs.serve import served
@@ -67,12 +68,19 @@ def preflight(cfg: RewardModelConfig, nodes: int) -> None:
 
 
 def run(cfg: RewardModelConfig) -> int:
-    """Train, export, judge the held-out triples and write the report. Returns 0, or REQUEUE where a signal came before."""
+    """Train, export, judge the held-out triples and write the report. Returns 0, or REQUEUE where a signal came before. Raises
+    K15Errors, also where another job has the folder."""
     check_reward_model(cfg)
-    run_dir = run_folder(cfg.name, cfg.run_dir, JobIdentity.from_environment())
+    identity = JobIdentity.from_environment()
+    run_dir = run_folder(cfg.name, cfg.run_dir, identity)
     if cfg.dry_run:
         print(to_yaml(cfg) + "# The settings fit together; nothing was started.")
         return 0
+    with held(run_dir, identity):
+        return _run_in(run_dir, cfg)
+
+
+def _run_in(run_dir: Path, cfg: RewardModelConfig) -> int:
     _check_folder(cfg, run_dir)
     if (run_dir / "spot_check.json").is_file():
         log.info("%s is finished: see %s", run_dir, run_dir / "spot_check.md")
@@ -80,7 +88,6 @@ def run(cfg: RewardModelConfig) -> int:
     parts = _triples(cfg)
     if cfg.model.path is not None:
         load_tokenizer(cfg.model.path)  # what is wrong with the folder is said before one of ours is made
-    run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
     (run_dir / STOP).unlink(missing_ok=True)
     signal.signal(signal.SIGUSR1, lambda *_: (run_dir / STOP).touch())  # the ranks save at their next step

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from k15.config.compose import compose_run
+from k15.config.reward_model import compose_reward_model
 from k15.errors import ConfigError
 from k15.node.rendezvous import JobIdentity
+from k15.runs import reward_model
 from k15.runs.hold import held
 from k15.runs.rl import JOB
 
@@ -85,6 +87,12 @@ def test_a_folder_is_its_nodes_as_long_as_that_lives(tmp_path: Path, monkeypatch
         node.kill()
         node.wait()
     assert (run_dir / ".lock").read_text() == ""
+
+
+def test_a_reward_models_folder_is_held_too(tmp_path: Path) -> None:
+    with holder(tmp_path, "77"), pytest.raises(ConfigError, match="in use by job 77"):
+        reward_model.run(compose_reward_model([f"run_dir={tmp_path}"]))
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
