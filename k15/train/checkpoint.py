@@ -1,6 +1,7 @@
 """One file a rank, written atomically; loads bitwise into the same layout only. The caller marks completeness."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,17 @@ def load_rank(folder: Path, rank: int, layout: dict[str, Any]) -> dict[str, Any]
             "Hugging Face export with model.path"
         )
     return saved["state"]
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The generators of the host and, on CUDA, of the device."""
+    on_device = {"rng_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"rng": torch.get_rng_state(), **on_device}
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """The generators as `random_state` found them. A run that was begun on CPU has none of a device, which goes on as it was
+    seeded: nothing in training draws from it (no dropout, no jitter of the router)."""
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda" and "rng_cuda" in state:
+        torch.cuda.set_rng_state(state["rng_cuda"], device)

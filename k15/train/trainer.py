@@ -335,10 +335,8 @@ class Trainer:
             "iteration": self.iteration,
             "parameters": dict(self.named_parameters_local()),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            **checkpoint.random_state(self.device),
         }
-        if self.device.type == "cuda":
-            state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
         if self._offloaded is not None:
             state = self._offloaded.on_host(state)
         checkpoint.save_rank(Path(folder), dist.get_rank(), self._layout(), state)
@@ -351,9 +349,7 @@ class Trainer:
             parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        checkpoint.set_random_state(state, self.device)
 
     def _layout(self) -> dict[str, Any]:
         p = self.parallel

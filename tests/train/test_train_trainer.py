@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_flatten_with_path
 from train_ranks import hf_config, make_samples, make_trainer, on_ranks
 
 from k15.errors import DataError, TrainerError
-from k15.train.checkpoint import rank_file
+from k15.train.checkpoint import random_state, rank_file, set_random_state
 from k15.train.offload import Offloaded
 from k15.types import Batch
 
@@ -195,3 +195,11 @@ def _saved_on_and_off_the_device(trainer, folder: Path) -> list[dict]:
 
 def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_what_a_cpu_saved_can_be_loaded_on_a_gpu():
+    """`cluster.device` may change; a checkpoint of a CPU has no state of a device's generator."""
+    state = random_state(torch.device("cpu"))
+    torch.rand(1)
+    set_random_state(state, torch.device("cuda", 0))
+    assert torch.equal(torch.get_rng_state(), state["rng"])
