@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from k15.kernels.logprob import linear_logprob
 from k15.kernels.logprob.fused import linear_pmd
+from k15.kernels.logprob.product import way_of
 from k15.kernels.pmd import pmd_loss
 from torch import Tensor
 
@@ -219,6 +220,8 @@ def main(words: list[str] | None = None) -> int:
     functions = {n: found.get(n, run_fused) for n, v in verdicts.items() if v["ok"]}
     sizes = {"cuda": (GPU_SIZES, GPU_QUICK), "cpu": (CPU_SIZES, CPU_QUICK)}[device.type][args.quick]
     result: dict[str, Any] = frame.where(device) | {"dtype": str(dtype), "ceilings": frame.ceilings(device, dtype)}
+    if device.type == "cuda":  # "library", "scratch" or "triton": see there
+        result["products"] = {"written": way_of(device, dtype, False), "added": way_of(device, dtype, True)}
     result["absent"] = {n: f for n, f in found.items() if isinstance(f, str)}
     result["gate"] = verdicts
     repeats = 3 if device.type == "cpu" else 5 if args.quick else 10

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from k15.kernels import scratch
-from k15.kernels.logprob import check_arrived, linear_logprob, linear_pmd, tuning, warm_up
+from k15.kernels.logprob import check_arrived, linear_logprob, linear_pmd, product, tuning, warm_up
 from logprob_cases import logprob_and_gradients, make, pmd_and_gradients, sequences
 from triton_mode import INTERPRET
 
@@ -37,6 +37,26 @@ def test_fused_at_large_shapes(dtype, first_step, as_good):
     for name, value in first.items():
         assert torch.equal(value, second[name]), f"{name} does not repeat bit for bit"
         as_good(value, plain[name], exact[name], what=name)
+
+
+@pytest.mark.parametrize("way", ["library", "scratch", "triton"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_way_to_add_a_product(way, dtype, as_good, monkeypatch):
+    """d_weight's layout: a transposed, several pieces of scratch, the last one shorter."""
+    of_device = product.way_of
+    offered = {way_of: rank for rank, way_of in enumerate(("triton", "scratch", "library"))}
+    if offered[way] > offered[of_device(torch.device("cuda", 0), dtype, True)]:
+        pytest.skip("this torch does not have it")
+    monkeypatch.setattr(product, "way_of", lambda d, t, accumulate: way if accumulate else of_device(d, t, accumulate))
+    monkeypatch.setattr(product, "SCRATCH_BYTES", 1 << 20)
+    a, b, before = (torch.randn(*s, device=CUDA) for s in ((700, 2050), (700, 512), (2050, 512)))
+    a, b = a.to(dtype), b.to(dtype)
+    results = []
+    for _ in range(2):
+        results.append(before.clone())
+        product.product_into(results[-1], a.T, b, accumulate=True, tuning=tuning.for_device(CUDA))
+    assert torch.equal(*results)
+    as_good(results[0], before + a.T.float() @ b.float(), before.double() + a.T.double() @ b.double(), factor=4, what=way)
 
 
 def _extra_bytes(run, gradients: int) -> int:

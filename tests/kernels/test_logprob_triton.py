@@ -3,7 +3,7 @@
 import pytest
 import torch
 from group_of_ranks import on_ranks
-from k15.kernels.logprob import blocks, check, linear_logprob, tuning
+from k15.kernels.logprob import blocks, check, linear_logprob, product, tuning
 from k15.kernels.logprob.check import check_targets
 from logprob_cases import logprob_and_gradients, make, pmd_and_gradients, sequences
 
@@ -34,6 +34,44 @@ def test_as_accurate_as_plain_arithmetic_allows(tokens, width, vocab, dtype, cha
     if tokens > 2:
         assert ours["logprob"][2] == 0 and ours["entropy"][2] == 0 and not ours["d_hidden"][2].any()
     assert not ours["d_weight"][x.vocab_size :].any()
+
+
+@pytest.mark.parametrize("compute", ["logprob", "pmd"])
+def test_where_the_library_has_no_fp32_addend(compute, device, as_good, monkeypatch):
+    """Products are added by way of scratch, here of three rows: gradients are as good, and repeat bit for bit."""
+    added = []
+
+    def way_of(device, dtype, accumulate):
+        added.append(accumulate)
+        return "scratch" if accumulate else "triton"
+
+    monkeypatch.setattr(product, "way_of", way_of)
+    monkeypatch.setattr(product, "SCRATCH_BYTES", 3 * 40 * 4 + 5)
+    lengths = [4, 2, 5]
+    x, s = make(sum(lengths), 40, 37, BF16, device), sequences(lengths, device=device)
+    run = {
+        "logprob": lambda which, **kwargs: logprob_and_gradients(x, which, **kwargs),
+        "pmd": lambda which, **kwargs: pmd_and_gradients(x, s, which, **kwargs),
+    }[compute]
+    with tuning.changed(device, d_bytes=6 * 37 * 2, logits_bytes=6 * 37 * 4):
+        first, second = (run("ours", backend="triton") for _ in range(2))
+    exact, plain = run("exact"), run("plain")
+    assert any(added)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), f"{name} does not repeat bit for bit"
+        as_good(value, plain[name], exact[name], what=name)
+
+
+def test_the_way_of_a_product_follows_what_the_library_has(monkeypatch):
+    for multiplies, adds, ways in (
+        (True, True, ("library", "library")),
+        (True, False, ("library", "scratch")),
+        (False, False, ("triton", "triton")),
+    ):
+        has = (multiplies, adds)
+        monkeypatch.setattr(product, "_library_has_it", lambda device, dtype, accumulate, has=has: has[accumulate])
+        got = tuple(product.way_of.__wrapped__(torch.device("cuda"), BF16, accumulate) for accumulate in (False, True))
+        assert got == ways
 
 
 def test_repeats_bit_for_bit_and_without_entropy(device):
