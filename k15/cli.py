@@ -154,6 +154,8 @@ def check_points(command: str, overrides: list[str], *, multirun: bool, submitte
                 f"cluster.kind is slurm, but this is no Slurm job. Submit one with `k15 launch {command} ...` or "
                 f"`sbatch slurm/{command}.sbatch ...`, or run on this machine with cluster=local."
             )
+        if hasattr(module, "JOB"):  # the data that is checked is what the run would have
+            job.pin_stores(cfg, job.run_folder(cfg.name, cfg.run_dir, identity))
         here = not submitted or cfg.cluster.kind == "local"
         if not cfg.dry_run and here:
             job.check_devices_here(cfg)

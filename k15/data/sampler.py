@@ -45,6 +45,10 @@ class PromptSampler:
     def __len__(self) -> int:
         return len(self._prompts)
 
+    def count_free(self, exclude: Collection[str]) -> int:
+        """How many prompts `next` could give beside those in `exclude`."""
+        return len(self._prompts) - len(self._index.keys() & set(exclude))
+
     def next(self, n: int, exclude: Collection[str] = (), iteration: int | None = None) -> list[Prompt]:
         """`n` different prompts, none whose id is in `exclude` (those still in flight).
 
@@ -102,11 +106,12 @@ class PromptSampler:
         return ~np.where(self._trials > 0, measured_easy, self._untried_easy)
 
     def record(self, prompt_id: str, rewards: Sequence[float]) -> None:
-        """Results of one visit to a prompt: the correctness (0 or 1) of each of its samples."""
-        if prompt_id not in self._index:
-            raise DataError(f"Results came for prompt {prompt_id!r}, which is not in the training set.")
+        """Results of one visit to a prompt: the correctness (0 or 1) of each of its samples. Those of a prompt that the dataset
+        no longer has, which was in flight when the run stopped, are forgotten as by `load_state_dict`."""
         assert all(0 <= r <= 1 for r in rewards), f"correctness must be in 0..1, got {list(rewards)}"
-        i, decay = self._index[prompt_id], self._cfg.decay
+        if (i := self._index.get(prompt_id)) is None:
+            return
+        decay = self._cfg.decay
         self._successes[i] = self._successes[i] * decay + float(sum(rewards))
         self._trials[i] = self._trials[i] * decay + len(rewards)
 

@@ -1,6 +1,7 @@
 """Versioned prompt stores: folder/v1, v2, ... each with prompts.jsonl and a manifest that says what made it.
 
-`data.path=prompts/math` reads the newest version, `data.path=prompts/math/v1` that one. A version is never changed.
+`data.path=prompts/math` reads the newest version, `data.path=prompts/math/v1` that one. A version is never changed, and a run
+stays with the one that it began with (`pinned`).
 """
 
 import hashlib
@@ -62,7 +63,7 @@ def prompts_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    folder = path if (path / MANIFEST).is_file() else next(reversed(versions(path).values()), None)
+    folder = _version(path)
     if folder is None:
         raise DataError(f"{path} is a folder without a version of a prompt store; `k15 curate store={path} ...` makes one, "
                         "or name a JSONL file.")  # fmt: skip
@@ -72,6 +73,24 @@ def prompts_file(path: Path) -> Path:
         raise DataError(f"{file} is not what {folder / MANIFEST} says: it was changed by hand. Make a new version, or name the "
                         "file itself as data.path.")  # fmt: skip
     return file
+
+
+def pinned(path: str, before: str | None = None) -> str:
+    """What `path` names now, for good: a store's newest version, or the one named `before`; all else stays as it is."""
+    if before is not None and is_version_of(before, path):
+        return before
+    folder = _version(Path(path))
+    return path if folder is None or folder == Path(path) else str(folder)
+
+
+def is_version_of(version: str, store: str) -> bool:
+    """By their names; whether they are there is not looked at."""
+    return Path(version).parent == Path(store) and _VERSION.match(Path(version).name) is not None
+
+
+def _version(path: Path) -> Path | None:
+    """`path` where it is a version, its newest one where it is a store."""
+    return path if (path / MANIFEST).is_file() else next(reversed(versions(path).values()), None)
 
 
 def _without_version(folder: Path) -> dict[str, object]:

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from k15.config.compose import from_yaml, to_yaml
 from k15.config.job import gpu_is_here
+from k15.config.values import get
+from k15.data.versions import is_version_of, pinned
 from k15.errors import ConfigError
+from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
 from k15.runs.hold import held
 
@@ -23,6 +26,12 @@ MAY_CHANGE = (
     "parallel.offload",
 )  # fmt: skip
 """Settings in which a resumed run may differ from the one that wrote its checkpoints."""
+
+
+STORES = ("data.path", "data.eval_path")
+"""Settings, where a command has them, that may name a prompt store."""
+log = get_logger("job")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,13 @@ def check_devices_here(cfg: Any) -> None:
 
 
 def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:
-    """Write config.yaml, or make sure that the folder's earlier run had the same settings. Raises ConfigError."""
+    """Write config.yaml, or make sure that the folder's earlier run had the same settings. Raises ConfigError.
+
+    A prompt store gets the name of its version in `cfg` (`pin_stores`), so that what is added to it later changes no run.
+    """
     check_folder(cfg, run_dir, may_change)
+    for key, newest in pin_stores(cfg, run_dir).items():
+        log.info("%s: the run goes on with the version that it began with, not with %s", key, newest)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "config.yaml"
     tmp = path.with_suffix(f".{os.getpid()}")
@@ -110,15 +124,45 @@ def prepare_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHAN
 
 def check_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE) -> None:
     """Raises ConfigError where `run_dir` holds checkpoints of a run with other settings."""
+    before = begun(run_dir, type(cfg))
+    if before is None:
+        return
+    changed = [k for k in differing(before, cfg) if not any(k == m or k.startswith(m + ".") for m in may_change)]
+    changed = [k for k in changed if k not in STORES or not _one_store(get(before, k), get(cfg, k))]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings ({', '.join(changed[:5])}). Give another run_dir=, "
+            "or the same settings to resume it."
+        )
+
+
+def begun(run_dir: Path, kind: type[Config]) -> Config | None:
+    """The settings of the run whose checkpoints the folder holds; None where it holds none. Raises ConfigError."""
     path = run_dir / "config.yaml"
     if path.is_file() and any((run_dir / "checkpoints").glob("*-iteration-*")):
-        before = from_yaml(path.read_text(), type(cfg))
-        changed = [k for k in differing(before, cfg) if not any(k == m or k.startswith(m + ".") for m in may_change)]
-        if changed:
-            raise ConfigError(
-                f"{run_dir} holds a run with other settings ({', '.join(changed[:5])}). Give another run_dir=, "
-                "or the same settings to resume it."
-            )
+        return from_yaml(path.read_text(), kind)
+    return None
+
+
+def _one_store(a: object, b: object) -> bool:
+    """Is one a version of the store that the other names? The store's name stands for the version that the run has."""
+    return isinstance(a, str) and isinstance(b, str) and (is_version_of(a, b) or is_version_of(b, a))
+
+
+def pin_stores(cfg: Any, run_dir: Path) -> dict[str, str]:
+    """Name the version of each prompt store in `cfg`: the one that the run in `run_dir` has begun with, else the newest. Returns
+    the newest of those that have got a newer one meanwhile, by setting."""
+    before, passed = begun(run_dir, type(cfg)), {}
+    for key in STORES:
+        name = key.removeprefix("data.")
+        path = getattr(cfg.data, name, None)
+        if not path:
+            continue
+        had, newest = getattr(before.data, name) if before is not None else None, pinned(path)
+        setattr(cfg.data, name, pinned(path, had))
+        if getattr(cfg.data, name) != newest:
+            passed[key] = newest
+    return passed
 
 
 def differing(a: object, b: object, prefix: str = "") -> list[str]:

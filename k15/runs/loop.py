@@ -126,7 +126,7 @@ class Loop:
         if not self.state.drawn:
             busy = {g.prompt.id for g in groups}
             number = self.state.iteration
-            count = min(self.cfg.algo.prompts_per_iteration, len(self.sampler) - len(busy))
+            count = min(self.cfg.algo.prompts_per_iteration, self.sampler.count_free(busy))
             if count < self.cfg.algo.prompts_per_iteration:
                 log.warning("%d of %d prompts are still in flight: only %d new ones", len(busy), len(self.sampler), count)
             groups += [self._new_group(p) for p in self.sampler.next(count, exclude=busy, iteration=number)]

@@ -129,12 +129,25 @@ def test_the_histogram_counts_what_was_drawn_as_it_was_known_then() -> None:
     assert resumed.take_metrics() == {}
 
 
+def test_prompts_that_the_data_has_no_more_are_forgotten_whether_they_are_tried_or_in_flight() -> None:
+    """As where a file was exchanged between two starts of a run."""
+    before = PromptSampler(prompts(6), SamplerConfig(), seed=0)
+    for i in range(6):
+        before.record(f"p{i}", [1])
+    after = PromptSampler(prompts(2), SamplerConfig(), seed=0)
+    after.load_state_dict(before.state_dict())
+    in_flight = [f"p{i}" for i in range(1, 6)]
+    for prompt_id in in_flight:
+        after.record(prompt_id, [0, 0])
+    assert list(after.rates() > 0.5) == [True, False] and after.state_dict()["results"].keys() == {"p0", "p1"}
+    assert after.count_free(in_flight) == 1 and [p.id for p in after.next(1, in_flight)] == ["p0"]
+    assert after.count_free(["p0", *in_flight]) == 0 and after.next(0, ["p0", *in_flight]) == []
+
+
 def test_refusals() -> None:
     sampler = PromptSampler(prompts(3), SamplerConfig(), seed=0)
     with pytest.raises(DataError, match="has 3, of which 1 are still in flight"):
         sampler.next(3, exclude=["p1"])
-    with pytest.raises(DataError, match="'x', which is not in the training set"):
-        sampler.record("x", [1])
     with pytest.raises(DataError, match="training set is empty"):
         PromptSampler([], SamplerConfig(), seed=0)
     with pytest.raises(DataError, match="same id"):

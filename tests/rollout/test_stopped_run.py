@@ -82,7 +82,7 @@ class Ranks:
 
 
 @asynccontextmanager
-async def a_loop(folder: Path):
+async def a_loop(folder: Path, prompts: list[Prompt] = PROMPTS[:4]):
     """A process's worth of the run in `folder`, and its checkpoints."""
     cfg, checkpoints = config(), Checkpoints(folder, 2)
     model = write_tiny_model(folder / "model", cfg.model.tiny, 64, alphabet=string.ascii_letters[:46])
@@ -92,7 +92,7 @@ async def a_loop(folder: Path):
         with Rewards(cfg.reward, 7) as rewards, MetricsWriter(folder) as metrics:
             evaluator = Evaluator(cfg, PROMPTS[4:], worker, rewards, tokenizer)
             yield Loop(
-                cfg, Ranks(engine, worker), worker, rewards, PromptSampler(PROMPTS[:4], cfg.sampler, 7), ReplayBuffer(),
+                cfg, Ranks(engine, worker), worker, rewards, PromptSampler(prompts, cfg.sampler, 7), ReplayBuffer(),
                 tokenizer, evaluator, metrics, RolloutLog(folder), checkpoints,
             ), checkpoints  # fmt: skip
     await engine.kill()
@@ -163,6 +163,23 @@ async def test_a_stop_while_answers_are_scored_leaves_them_to_the_next_job(tmp_p
         await run(loop, checkpoints.latest())
         assert loop.fleet.trained == [4, 4]
     assert [r["iteration"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+async def test_answers_to_prompts_that_have_left_the_data_meanwhile_are_trained_on_all_the_same(tmp_path):
+    async with a_loop(tmp_path) as (loop, checkpoints):
+        await begin(loop)
+        draw = loop.sampler.next
+
+        def drawn(*words, **settings):
+            loop.stop_requested.set()
+            return draw(*words, **settings)
+
+        loop.sampler.next = drawn
+        with pytest.raises(Interrupted):
+            await loop.run()
+    async with a_loop(tmp_path, PROMPTS[4:5]) as (loop, checkpoints):
+        await run(loop, checkpoints.latest())
+        assert loop.fleet.trained == [4, 2], "both prompts that were in flight, then the one that there is"
 
 
 async def test_a_warm_up_goes_on_where_the_stop_came(tmp_path):
