@@ -111,7 +111,7 @@ class RolloutConfig:
     request_timeout_s: float = 1800.0  # of one segment, its wait in the engine included
     silence_timeout_s: float = 300.0  # an engine that sends nothing for any of its requests for so long is restarted
     max_retries: int = 3
-    canary_tolerance: float | None = None  # mean |engine - trainer| log-prob on the canary; null: 1e-3 fp32, 0.1 bf16
+    canary_tolerance: float | None = None  # mean |engine - trainer| log-prob on the canary; null: 1e-3 fp32 (GPU 2e-2), 0.1 bf16
     repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
 
 

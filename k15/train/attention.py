@@ -19,15 +19,13 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from .context import gather_heads, gather_tokens
+from .libraries import flash_attn_varlen_func, why_no_flash
 from .shape import ModelShape, yarn_mscale
-
-try:
-    from flash_attn import flash_attn_varlen_func
-except ImportError:  # a source build for GPU machines; `k15 doctor` reports it
-    flash_attn_varlen_func = None
 
 SHORTEST_IN_BUCKET = 0.75
 """A bucket's sequences are at least this fraction of its longest, so padding is below a quarter of attention's work."""
+WHOLE_HEADS = ("cuda",)
+"""Where grouped fp32 heads are copied: all that PyTorch has for them as they are stores [rows, N, L, L] on these devices."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,7 @@ def make_layout(lengths: Sequence[int], rotary: Rotary, device: torch.device, dt
     positions = torch.arange(int(ends[-1])) - starts.repeat_interleave(sizes)
     cos, sin = rotary(positions.to(device))
     cu_seqlens = F.pad(ends, (1, 0)).to(device, torch.int32)
-    flash = device.type == "cuda" and flash_attn_varlen_func is not None and dtype != torch.float32
-    buckets = () if flash else _buckets(lengths, starts, positions, sizes, device)
+    buckets = () if why_no_flash(device, dtype) is None else _buckets(lengths, starts, positions, sizes, device)
     return PackedLayout(cu_seqlens, max(lengths), cos, sin, buckets)
 
 
@@ -184,6 +181,9 @@ def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: fl
         return x.view(bucket.rows, bucket.width, *x.shape[1:]).transpose(1, 2)
 
     grouped = q.shape[1] != k.shape[1]
+    if grouped and q.dtype == torch.float32 and q.device.type in WHOLE_HEADS:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        grouped = False
     out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, enable_gqa=grouped, scale=scale)
     out = out.transpose(1, 2).reshape(bucket.rows * bucket.width, *q.shape[1:])
     return out if bucket.slots is None else out.index_select(0, bucket.slots)

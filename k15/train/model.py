@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from megatron.core import parallel_state as mpu
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import LocalSpecProvider
-from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -33,6 +32,7 @@ from k15.weights.layout import is_expert
 
 from .attention import PackedAttention, PackedLayout
 from .latent import LatentAttention, LatentSubmodules
+from .libraries import why_no_transformer_engine
 from .shape import ModelShape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -229,7 +229,7 @@ def _latent_settings(shape: ModelShape) -> dict[str, Any]:
 
 def _block_spec(shape: ModelShape, config: TransformerConfig, device: torch.device) -> TransformerBlockSubmodules:
     """The layers of this pipeline stage."""
-    if device.type == "cuda" and HAVE_TE:
+    if why_no_transformer_engine(device, config.params_dtype) is None:
         from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
 
         backend = TESpecProvider()

@@ -35,7 +35,7 @@ from .optimizer import PolicyOptimizer, wrap_ddp
 from .packing import Plan, Work, plan_micro_batches, split_minibatches
 from .shape import check_layout, read_shape
 from .step import install_hooks, run
-from .warm import prepare_kernels
+from .warm import prepare_kernels, say_layers
 
 for _name in ("megatron.core", "torch.distributed.distributed_c10d"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -73,6 +73,7 @@ class Trainer:
         install_hooks(self.ddp)
         self.optimizer = PolicyOptimizer(self.ddp, algo, parallel, device)
         self.rotary = Rotary(self.shape, device)
+        say_layers(self.dtype, device)
         self.kernels = prepare_kernels(self.shape, algo, parallel.tensor, self.dtype, device)
         self.iteration = 0
         self._offloaded: Offloaded | None = None

@@ -1,4 +1,5 @@
-"""Which code the log-probs and the loss run, said and compiled before the first step, so that no step waits for a compiler."""
+"""Which code the layers, the log-probs and the loss run, said before the first step; kernels are compiled then, so that no step
+waits for a compiler."""
 
 import time
 
@@ -12,10 +13,22 @@ from k15.kernels.backend import choose
 from k15.kernels.logprob import warm_up
 from k15.log import get_logger
 
+from .libraries import why_no_flash, why_no_transformer_engine
 from .model import padded_vocab
 from .shape import ModelShape
 
 log = get_logger("train")
+
+
+def say_layers(dtype: torch.dtype, device: torch.device) -> None:
+    """One line on CUDA, where a library that does not import costs time and nothing else would tell."""
+    if device.type != "cuda":
+        return
+    chosen = (
+        ("attention", "flash-attn", "PyTorch's", why_no_flash(device, dtype)),
+        ("linear layers", "Transformer Engine's", "Megatron-core's", why_no_transformer_engine(device, dtype)),
+    )
+    log.info("; ".join(f"{what}: {best if why is None else f'{other} ({why})'}" for what, best, other, why in chosen))
 
 
 def prepare_kernels(shape: ModelShape, algo: AlgoConfig, tensor: int, dtype: torch.dtype, device: torch.device) -> str:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from k15.config.schema import RunConfig
-from k15.errors import EngineError
+from k15.errors import EngineError, WeightsError
 from k15.node.client import AgentClient
 from k15.rollout.client import EngineFrozen
 from k15.rollout.server import SERVED_NAME
@@ -151,6 +151,28 @@ async def test_a_frozen_engine_is_replaced_though_its_health_is_good(tmp_path):
         assert await engines.heal(guest.client, EngineError("a refusal")) is guest.client and node.starts == 0
         assert await engines.heal(guest.client, EngineFrozen("silent")) is guest.client
         assert node.starts == 1 and node.updates == [1, 1] and guest.loaded == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "off", "message"),
+    [
+        ("float32", "cpu", 0.0005, None),
+        ("float32", "cpu", 0.01, r"allowed: 0\.001\)\. .* the rounding of float32 differs that much: raise rollout\.canary_tol"),
+        ("float32", "cuda", 0.01, None),
+        ("float32", "cuda", 0.03, r"allowed: 0\.02\)\. .* multiplies float32 in TF32 on GPUs.* not measured\): raise rollout\."),
+        ("bfloat16", "cuda", 0.2, r"allowed: 0\.1\)\. .* try model\.dtype=float32 to tell, then raise rollout\.canary_tolerance"),
+    ],
+)
+async def test_the_canarys_limit_is_that_of_type_and_device(tmp_path, dtype, device, off, message):
+    async with two_nodes(tmp_path) as (engines, home, _, _, _):
+        engines.cfg.model.dtype, engines.device = dtype, device
+        wrong = Held(1, {}, [LOGPROB - off] * 2)
+        if message is None:
+            assert await engines.take(wrong) == pytest.approx(off) and home.loaded == 1
+        else:
+            with pytest.raises(WeightsError, match=message):
+                await engines.take(wrong)
+            assert home.loaded is None
 
 
 @pytest.mark.parametrize("late", [False, True])
