@@ -15,6 +15,7 @@ FAMILIES = ("deepseek_v3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 EXPORT_RECORD = "k15_export.json"
 """Beside an export's weights: after how many iterations (steps, in fine-tuning) they are. Nothing else reads it."""
 
+_ROPE_THETA = {"mixtral": 1e6}  # transformers' default where it is not 10000
 _EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts")  # transformers writes any of them
 
 
@@ -68,6 +69,41 @@ def sparse_layers(config: Mapping[str, Any]) -> frozenset[int]:
         return frozenset(layers)
     dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
     return frozenset(n for n in layers if n not in dense and (n + 1) % step == 0)
+
+
+def rope(config: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+    """(base, kind and numbers) of the rotary embedding; the base is None where a family that is not ours does not say.
+
+    transformers 5 writes both into `rope_parameters`. Before, `rope_theta` stood by itself, `rope_scaling` held the rest, and
+    the kind was called `type`.
+    """
+    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    older = found.pop("type", "default")
+    found["rope_type"] = found.get("rope_type", older)
+    base = found.pop("rope_theta", config.get("rope_theta"))
+    if base is None and config.get("model_type") in FAMILIES:
+        base = _ROPE_THETA.get(config["model_type"], 10000.0)
+    return None if base is None else float(base), found
+
+
+def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json in one spelling: transformers 5 writes keys that were left to their defaults, renames some, and empties
+    those of a sliding window that is off. Files that say the same are equal here but for keys that hold nothing."""
+    found = dict(config)
+    found["rope_theta"], found["rope_parameters"] = rope(config)
+    found.pop("rope_scaling", None)
+    if set(config.get("layer_types") or ()) == {"full_attention"}:
+        del found["layer_types"]
+    if config.get("use_sliding_window") is False:
+        for key in ("sliding_window", "max_window_layers"):
+            found.pop(key, None)
+    if config.get("model_type") in FAMILIES:
+        found["head_dim"], found["num_key_value_heads"] = head_dim(config), kv_heads(config)
+        for key in (*_EXPERT_KEYS, "qk_head_dim"):
+            found.pop(key, None)
+        found |= {"experts": expert_count(config), "pretraining_tp": config.get("pretraining_tp", 1)}
+        found["rope_interleave"] = config.get("rope_interleave", True)
+    return found
 
 
 def hf_folder(setting: str, path: str) -> dict[str, Any]:

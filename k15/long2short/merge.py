@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from k15.config.hf import EXPORT_RECORD, fingerprint
+from k15.config.hf import EXPORT_RECORD, fingerprint, spelled_out
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
 from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header, weight_files
@@ -157,6 +157,7 @@ def _json(path: Path) -> Any:
 
 
 def _config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    a, b = spelled_out(a), spelled_out(b)
     for key in sorted((a.keys() | b.keys()) - MAY_DIFFER):
         if (a.get(key) or None) != (b.get(key) or None):  # absent, null and false say the same
             return f"`{key}` of config.json is {a.get(key)!r} in the one and {b.get(key)!r} in the other"

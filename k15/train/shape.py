@@ -15,7 +15,7 @@ from k15.errors import ConfigError, unknown_name
 
 ROPE_KINDS = ("default", "linear", "llama3")
 LATENT_ROPE_KINDS = ("default", "yarn")
-_NORM_EPS, _ROPE_THETA = {"mixtral": 1e-5}, {"mixtral": 1e6}  # transformers' defaults where they are not the usual ones
+_NORM_EPS = {"mixtral": 1e-5}  # transformers' default where it is not the usual one
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         raise unknown_name("model_type of config.json", family, hf.FAMILIES)
     _refuse(config, family)
     _require(config, family)
-    rope = _rope(config, family)
-    theta = rope.get("rope_theta", config.get("rope_theta"))
+    theta, rope = _rope(config, family)
     sparse, latent = hf.sparse_layers(config), _latent(config)
     shared = config["moe_intermediate_size"] * config["n_shared_experts"] if latent is not None and sparse else 0
     return ModelShape(
@@ -102,7 +101,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         tied=bool(config.get("tie_word_embeddings", False)) and not hf.is_scalar(config),
         qkv_bias=family == "qwen2",
         qk_norm=family in ("qwen3", "qwen3_moe"),
-        rope_theta=float(_ROPE_THETA.get(family, 10000.0) if theta is None else theta),
+        rope_theta=theta,
         rope=rope,
         experts=hf.expert_count(config) if sparse else 0,
         experts_per_token=config["num_experts_per_tok"] if sparse else 0,
@@ -116,9 +115,9 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     )
 
 
-def _rope(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+def _rope(config: Mapping[str, Any], family: str) -> tuple[float, dict[str, Any]]:
+    theta, rope = hf.rope(config)
+    assert theta is not None, "one of our families"
     kinds = LATENT_ROPE_KINDS if hf.is_latent(config) else ROPE_KINDS
     if rope["rope_type"] not in kinds:
         raise unknown_name(f"rope_type of config.json, a {family} model,", rope["rope_type"], kinds)
@@ -128,7 +127,7 @@ def _rope(config: Mapping[str, Any], family: str) -> dict[str, Any]:
             raise ConfigError(
                 f"the yarn rotary embedding of config.json has no {missing[0]}; give it as the checkpoint's authors do"
             )
-    return rope
+    return theta, rope
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:

@@ -129,6 +129,46 @@ def test_the_first_difference_is_named(tmp_path, caplog):
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
+_SIZES = {"hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 128, "rms_norm_eps": 1e-5,
+          "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 4, "tie_word_embeddings": False,
+          "vocab_size": 1024}  # fmt: skip
+_QWEN = _SIZES | {"num_key_value_heads": 2, "max_window_layers": 3, "use_sliding_window": False, "rope_theta": 1e6}
+_EXPERTS = {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": 32}
+_LLAMA3 = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}
+OLD = {
+    "qwen2": _QWEN | {"sliding_window": 131072},
+    "qwen2, yarn": _QWEN | {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}},
+    "qwen3": _QWEN | {"head_dim": 32, "sliding_window": None, "rope_scaling": None},
+    "qwen3_moe": _QWEN | _EXPERTS | {"head_dim": 32, "num_experts": 8, "decoder_sparse_step": 1, "mlp_only_layers": [],
+                                     "router_aux_loss_coef": 0.001},
+    "llama": _SIZES | {"rope_theta": 5e5, "rope_scaling": _LLAMA3 | {"rope_type": "llama3"}},
+    "llama, linear": _SIZES | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mixtral": _SIZES | {"num_key_value_heads": 2, "num_experts_per_tok": 2, "num_local_experts": 8,
+                         "router_aux_loss_coef": 0.02},
+    "deepseek_v3": _SIZES | _EXPERTS | {"num_key_value_heads": 4, "num_nextn_predict_layers": 0,
+        "kv_lora_rank": 32, "q_lora_rank": None, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_group": 1,
+        "topk_group": 1, "n_routed_experts": 8, "n_shared_experts": 2, "first_k_dense_replace": 1, "routed_scaling_factor": 2.4,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "rope_theta": 50000.0,
+    },
+}  # fmt: skip
+"""As published before transformers 5, keys left out that were left out then."""
+
+
+@pytest.mark.parametrize("kind", OLD)
+def test_a_config_that_transformers_saved_again_says_the_same(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    old = OLD[kind] | {"model_type": kind.split(",")[0], "torch_dtype": "bfloat16"}
+    AutoConfig.for_model(**json.loads(json.dumps(old))).save_pretrained(tmp_path)
+    new = json.loads((tmp_path / "config.json").read_text())
+    assert "rope_parameters" in new and module._config_difference(old, new) is None
+    for key, value in (("rope_theta", 12345.0), ("num_hidden_layers", 5), ("head_dim", 48), ("num_key_value_heads", 1)):
+        if key != "head_dim" or kind != "deepseek_v3":  # which has none
+            assert module._config_difference(old | {key: value}, new).startswith(f"`{key}`"), key
+    rope = (new["rope_parameters"] | {"rope_type": "linear", "factor": 3.0}) if "linear" in kind else {"rope_type": "linear"}
+    assert "rope_parameters" in module._config_difference(old, new | {"rope_parameters": new["rope_parameters"] | rope})
+
+
 def test_memory_does_not_grow_with_the_model(tmp_path):
     """Two models of 200 MB each, holes in their files: the merge takes less than half of one."""
     elements = 50_000_000
