@@ -11,6 +11,7 @@ from k15.config.schema import TinyModelConfig
 from k15.data.arithmetic import ALPHABET
 from k15.data.tokenizer import load_tokenizer, write_char_tokenizer
 from k15.errors import ConfigError
+from k15.log.files import atomic_write
 
 
 def _check(tiny: TinyModelConfig) -> None:
@@ -28,9 +29,11 @@ def _check(tiny: TinyModelConfig) -> None:
 def write_tiny_model(
     folder: str | Path, tiny: TinyModelConfig, max_context_tokens: int, dtype: str = "float32", alphabet: str = ALPHABET
 ) -> Path:
-    """Write `config.json`, `generation_config.json` and the tokenizer files for `tiny` into `folder`; returns it."""
+    """Write `config.json`, `generation_config.json` and the tokenizer files for `tiny` into `folder`; returns it. `config.json`
+    comes last, so that a folder with one is whole, and none of another shape outlives the files beside it."""
     _check(tiny)
     folder = Path(folder)
+    (folder / "config.json").unlink(missing_ok=True)
     write_char_tokenizer(folder, alphabet)
     tokenizer = load_tokenizer(folder)
     bos, vocab_size = 1, tokenizer.vocab_size
@@ -57,7 +60,7 @@ def write_tiny_model(
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+    atomic_write(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     return folder

@@ -20,6 +20,7 @@ from k15.errors import ConfigError
 from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
 from k15.runs.hold import held
+from k15.runs.state import has_checkpoint
 
 MAY_CHANGE = (
     "cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node", "parallel.recompute",
@@ -139,7 +140,7 @@ def check_folder(cfg: Any, run_dir: Path, may_change: Sequence[str] = MAY_CHANGE
 def begun(run_dir: Path, kind: type[Config]) -> Config | None:
     """The settings of the run whose checkpoints the folder holds; None where it holds none. Raises ConfigError."""
     path = run_dir / "config.yaml"
-    if path.is_file() and any((run_dir / "checkpoints").glob("*-iteration-*")):
+    if path.is_file() and has_checkpoint(run_dir):
         return from_yaml(path.read_text(), kind)
     return None
 

@@ -15,16 +15,18 @@ from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import DataError
 from k15.log import get_logger
 from k15.reward.router import check_domains, check_rewards
+from k15.runs.state import has_checkpoint
 from k15.train.shape import check_layout, read_shape
 from k15.types import Prompt
 
 
 def model_folder(cfg: RunConfig, run_dir: Path) -> Path:
-    """`model.path`, or the tiny model's folder in the run folder (made when it is not there)."""
+    """`model.path`, or the tiny model's folder in the run folder: made anew until there is a checkpoint, since the settings may
+    change until then."""
     if cfg.model.path is not None:
         return Path(cfg.model.path).absolute()
     folder = run_dir / "model"
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() or not has_checkpoint(run_dir):
         write_tiny_model(folder, cfg.model.tiny, cfg.model.max_context_tokens, cfg.model.dtype)
     return folder
 

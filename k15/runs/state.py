@@ -48,6 +48,11 @@ class FitState:
 State = TypeVar("State", LoopState, FitState)
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the run in the folder has come so far that its settings are settled."""
+    return any((run_dir / "checkpoints").glob("*-iteration-*"))
+
+
 class Checkpoints(Generic[State]):
     """Write, find and prune the checkpoints of one run folder; `kind` is the controller's part of one."""
 

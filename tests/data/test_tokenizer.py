@@ -104,6 +104,16 @@ def test_impossible_shapes_are_refused(tmp_path) -> None:
         write_tiny_model(tmp_path, TinyModelConfig(num_kv_heads=3), 192)
 
 
+def test_a_folder_whose_writing_failed_has_no_config(tmp_path) -> None:
+    """config.json is what says that the folder is there."""
+    write_tiny_model(tmp_path, TinyModelConfig(), 192)
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "generation_config.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_tiny_model(tmp_path, TinyModelConfig(hidden_size=256), 192)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_data_and_reward_import_without_torch() -> None:
     rooms = "k15.data.store, k15.data.sampler, k15.data.tiny, k15.reward.router"
     code = f"import sys, {rooms}; print([m for m in ('torch', 'transformers', 'sympy') if m in sys.modules])"

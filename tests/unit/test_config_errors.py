@@ -15,7 +15,7 @@ from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
 from k15.runs.job import prepare_folder
-from k15.runs.prepare import preflight
+from k15.runs.prepare import model_folder, preflight
 from k15.runs.rl import JOB as RL
 
 
@@ -263,6 +263,21 @@ def test_a_run_folder_with_other_settings_is_refused(tmp_path):
     prepare_folder(compose_run(["algo.iterations=99", "save.every=2"]), tmp_path, RL.may_change)  # these may change
     with pytest.raises(K15Error, match="algo.tau"):
         prepare_folder(compose_run(["algo.tau=0.3"]), tmp_path)
+
+
+def test_the_tiny_model_is_that_of_the_settings_until_there_is_a_checkpoint(tmp_path):
+    """A run that was stopped before its first checkpoint may begin again with others."""
+
+    def shape(*words):
+        config = json.loads((model_folder(compose_run(words), tmp_path) / "config.json").read_text())
+        return config["hidden_size"], config["max_position_embeddings"]
+
+    assert shape() == (128, 192)
+    assert shape("model.tiny.hidden_size=256", "model.max_context_tokens=512") == (256, 512)
+    (tmp_path / "checkpoints" / "00000-iteration-00000").mkdir(parents=True)
+    written = (tmp_path / "model" / "config.json").stat()
+    assert shape("model.tiny.hidden_size=256", "model.max_context_tokens=512") == (256, 512)
+    assert (tmp_path / "model" / "config.json").stat() == written
 
 
 JUDGED = ["reward.judge.rejected=true", "reward.judge.url=http://j1/v1", "reward.judge.model=m"]
