@@ -28,11 +28,12 @@ class Step:
 
 
 def rise_and_fall(step: int, steps: int, rise: int, lr: float, final_lr: float) -> float:
-    """The learning rate of `step` (from 0) of `steps`: linear over the first `rise`, then a cosine from lr to final_lr,
-    which is the last step's."""
-    if step < rise:
-        return lr * (step + 1) / rise
-    done = (step - rise) / max(1, steps - rise - 1)
+    """The learning rate of `step` (from 0) of `steps`: linear over the first `rise`, then a cosine from lr to final_lr, which is
+    the last step's where any is left for it; a single step has lr."""
+    if step < rise or steps == 1:
+        return lr * (step + 1) / max(1, rise)
+    fall = steps - rise - 1
+    done = (step - rise) / fall if fall else 1.0
     return final_lr + 0.5 * (lr - final_lr) * (1 + math.cos(math.pi * done))
 
 
@@ -91,5 +92,6 @@ class Schedule:
     def __getitem__(self, step: int) -> Step:
         name, epoch, units = self._steps[step]
         stage, count = self._stages[name], self._count[name]
-        lr = rise_and_fall(step - self._first[name], count, math.ceil(stage.rise * count), stage.lr, stage.final_lr)
+        rise = min(math.ceil(stage.rise * count), max(1, count - 1))  # a stage of several steps ends at final_lr
+        lr = rise_and_fall(step - self._first[name], count, rise, stage.lr, stage.final_lr)
         return Step(name, epoch, lr, stage.context_tokens, units)

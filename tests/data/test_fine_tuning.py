@@ -152,6 +152,16 @@ def test_a_weight_is_how_often_an_epoch_shows_a_row(files, seed):
     assert np.array_equal(order, epoch_order(sizes, weights, np.random.default_rng(seed)))
 
 
+@given(st.integers(1, 60), st.floats(0, 1))
+def test_a_stage_ends_at_its_final_learning_rate_however_short_it_is(steps, rise):
+    schedule = Schedule({"a": StageConfig(1, 10, 10, 2e-5, 2e-6, rise)}, [steps], [1.0], np.full(steps, 10), 0)
+    lrs = [schedule[i].lr for i in range(len(schedule))]
+    assert len(lrs) == steps and lrs[-1] == pytest.approx(2e-5 if steps == 1 else 2e-6)
+    assert max(lrs) == pytest.approx(2e-5) and min(lrs) > 0
+    top = lrs.index(max(lrs))
+    assert lrs[:top] == sorted(lrs[:top]) and lrs[top:] == sorted(lrs[top:], reverse=True)
+
+
 def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
     stages = {"a": StageConfig(2, 100, 1000, 2e-5, 2e-6, 0.1), "b": StageConfig(1, 1000, 1000, 1e-5, 1e-6, 0.1)}
     lengths = np.array([50] * 300 + [500] * 10)
