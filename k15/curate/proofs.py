@@ -2,13 +2,14 @@
 
 If n is odd, prove that n^2 is odd.                    a proof
 Show that x = 3 is a root, then find the other one.    a problem
+The graph shows f. Show the value of f(2).             a problem: only `prove` means a proof by itself
 """
 
 import re
 
 _PROVE = re.compile(
-    r"(?:^|[.!?:;$]\s+|\n\s*|\b(?:and|then|to|please)\s+)(?:prove|show|demonstrate|verify|disprove)\b(?:\s+(?:that|the|by|or))?"
-    r"|,\s+(?:prove|disprove|(?:show|demonstrate|verify)\s+that)\b",  # ", show your work" asks for none
+    r"(?:^|[.!?:;,$]\s+|\n\s*|\b(?:and|then|to|please)\s+)"
+    r"(?:(?:prove|disprove)\b(?:\s+(?:that|the|by|or))?|(?:show|demonstrate|verify)\s+(?:that|by\s+(?!how\b))\b)",
     re.I,
 )
 _ASKS = re.compile(
