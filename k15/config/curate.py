@@ -41,7 +41,8 @@ class FilterConfig:
         0.8  # Jaccard similarity of word 3-grams from which two prompts with one answer are the same; 1: exact
     )
     contamination: float = 0.6  # the same, against the evaluation sets and whatever the answer
-    contamination_ngram: int = 13  # or so many words in a row shared with an evaluation prompt; 0: off
+    # or so many words in a row shared with an evaluation prompt; a Chinese or Japanese character is half a word; 0: off
+    contamination_ngram: int = 13
 
 
 @dataclass

@@ -3,7 +3,7 @@
 Texts are compared as words and operators, in lower case and without punctuation. MinHash (datasketch) proposes near pairs, the
 Jaccard similarity of their 3-grams decides, so that what is reported does not depend on luck. Numbers are words: problems made
 from one template with other numbers have other answers, and are two problems. Chinese and Japanese have no spaces: each of
-their characters is a word.
+their characters is a word; where words are counted to find a copied passage, half of one, as about two make a word.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ _HAN = (  # and kana
     "\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[^\W_{_HAN}]+|[{_HAN}]")
+_OF_HAN = re.compile(f"[{_HAN}]")
 _TOKEN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>!%]")  # 17-5 is not 17+5
 
 
@@ -38,11 +39,24 @@ def words(text: str) -> list[str]:
 
 def grams(text: str, n: int = GRAM) -> frozenset[str]:
     """The n-grams of words and operators; all of them together where there are fewer."""
-    return _runs(_TOKEN.findall(text.lower()), n)
-
-
-def _runs(found: Sequence[str], n: int) -> frozenset[str]:
+    found = _TOKEN.findall(text.lower())
     return frozenset(" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1)))
+
+
+def passages(text: str, n: int) -> frozenset[str]:
+    """From each word on, the shortest run of at least `n` words, a character of Han or kana being half of one. Two texts that
+    share a run of so many share one of these."""
+    found, runs, end, halves = words(text), set(), 0, 0
+    worth = [1 if _OF_HAN.match(w) else 2 for w in found]
+    for start in range(len(found)):
+        while end < len(found) and halves < 2 * n:
+            halves += worth[end]
+            end += 1
+        if halves < 2 * n:
+            break
+        runs.add(" ".join(found[start:end]))
+        halves -= worth[start]
+    return frozenset(runs)
 
 
 def contradictions(rows: Sequence[Row]) -> dict[int, tuple[int, int]]:
@@ -126,7 +140,7 @@ def contaminated(rows: Sequence[Row], evaluation: Iterable[Row], threshold: floa
     """Index of each row that an evaluation set holds too -> why.
 
     Equal words, a similarity of at least `threshold` whatever the answer, or `ngram` words in a row shared (0: off;
-    evaluation prompts with fewer words are compared by the other two).
+    evaluation prompts with fewer words are compared by the other two, see `passages`).
     """
     held = list(evaluation)
     exact: dict[tuple[str, ...], str] = {}
@@ -134,8 +148,8 @@ def contaminated(rows: Sequence[Row], evaluation: Iterable[Row], threshold: floa
     index = _Index(threshold, seed)
     for j, (row, near) in enumerate(zip(held, index.signatures(r.text for r in held))):
         exact.setdefault(tuple(_TOKEN.findall(row.text.lower())), row.where)
-        if ngram and len(words(row.text)) >= ngram:
-            runs |= dict.fromkeys(_runs(words(row.text), ngram), row.where)
+        if ngram:
+            runs |= dict.fromkeys(passages(row.text, ngram), row.where)
         index.add(j, near)
     found: dict[int, str] = {}
     for i, (row, near) in enumerate(zip(rows, index.signatures(r.text for r in rows))):
@@ -143,8 +157,7 @@ def contaminated(rows: Sequence[Row], evaluation: Iterable[Row], threshold: floa
         if key in exact:
             found[i] = f"is {exact[key]}"
             continue
-        own = words(row.text)
-        shared = next((g for g in sorted(_runs(own, ngram)) if g in runs), None) if ngram and len(own) >= ngram else None
+        shared = next((p for p in sorted(passages(row.text, ngram)) if p in runs), None) if ngram else None
         similar = max(index.near(near), key=lambda pair: (pair[1], -pair[0]), default=None)
         if similar is not None:
             found[i] = f"is like {held[similar[0]].where} (similarity {similar[1]:.2f})"

@@ -16,7 +16,7 @@ from raw import row, settings, stages, write
 from k15.cli import main
 from k15.config.compose import compose_run
 from k15.config.curate import FieldsConfig
-from k15.curate.duplicates import duplicates, grams
+from k15.curate.duplicates import contaminated, duplicates, grams, passages
 from k15.curate.kinds import multiple_choice, proof, true_false
 from k15.curate.rows import BadRow, read, read_held_out
 from k15.curate.tags import balanced, discipline, named
@@ -227,13 +227,41 @@ EVALUATION = {
         {"key": 1, "prompt": DUCKS, "instruction_id_list": ["x"], "kwargs": [{}]},
         {"prompt": DUCKS, "tests": [["1", "2"]]},
     ],
-    "words in a row": [{"prompt": "甲乙两人从相距一百千米的两地同时出发，相向而行，求何时相遇。"}],
+    "words in a row": [{"prompt": "甲乙两人从相距一百千米的两地同时出发，相向而行，甲每小时走十二千米，求何时相遇。"}],
 }
+
+
+STOCK = "如图所示，在平面直角坐标系中，"
+
+
+def test_a_stock_phrase_of_chinese_is_no_copy_and_a_copied_sentence_is():
+    """Thirteen characters are about seven words."""
+    held = [row(STOCK + "抛物线y=x^2-4x+3与x轴交于A、B两点，求AB的长。")]
+    rows = [
+        row(STOCK + "直线l过点P(1,2)且斜率为3，求l的方程。"),
+        row("已知" + held[0].text[:-6] + "，问顶点到这条轴的距离是多少？"),
+    ]
+    assert contaminated(rows, held, 0.99, 13, 0).keys() == {1} and not contaminated(rows, held, 0.99, 0, 0)
+
+
+@hypothesis_settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from(["a", "bc", "7", "求", "の"]), max_size=20), st.integers(1, 8))
+def test_passages_are_the_word_grams_of_english_and_each_long_run_of_mixed_texts_has_one(found: list[str], n: int):
+    spaced = " ".join(found)
+    plain = [w for w in found if w.isascii()]
+    assert passages(" ".join(plain), n) == {" ".join(plain[i : i + n]) for i in range(len(plain) - n + 1)}
+    for start in range(len(found)):
+        for end in range(start + 1, len(found) + 1):
+            run = found[start:end]
+            long = sum(1.0 if w.isascii() else 0.5 for w in run) >= n
+            assert bool(passages(" ".join(run), n)) == long and (not long or passages(" ".join(run), n) <= passages(spaced, n))
 
 
 @pytest.mark.parametrize("kind", EVALUATION)
 def test_evaluation_sets_need_no_answer_and_have_columns_of_their_own(kind: str, tmp_path: Path):
-    rows = [{"q": DUCKS.upper(), "a": "1"}, {"q": "已知甲乙两人从相距一百千米的两地同时出发，速度不同。", "a": "2"}]
+    alike = "已知甲乙两人从相距一百千米的两地同时出发，相向而行，甲每小时走若干，"
+    alike += "丙带着一条狗从中点出发来回奔跑，直到三者都碰面，问狗总共跑了多远。"
+    rows = [{"q": DUCKS.upper(), "a": "1"}, {"q": alike, "a": "2"}]
     asked = {"sources": f"[{write(tmp_path / 's.jsonl', rows)}]", "fields__prompt": "q", "fields__answer": "a"}
     files = [write(tmp_path / f"e{n}.jsonl", [row]) for n, row in enumerate(EVALUATION[kind])]
     assert run(settings(tmp_path, evaluation=f"[{','.join(files)}]", **asked)) == 0
