@@ -29,7 +29,7 @@ class Step:
 
 def rise_and_fall(step: int, steps: int, rise: int, lr: float, final_lr: float) -> float:
     """The learning rate of `step` (from 0) of `steps`: linear over the first `rise`, then a cosine from lr to final_lr, which is
-    the last step's where any is left for it; a single step has lr."""
+    the last step's where any is left for it; a single step without a rise has lr."""
     if step < rise or steps == 1:
         return lr * (step + 1) / max(1, rise)
     fall = steps - rise - 1
