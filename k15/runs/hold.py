@@ -22,9 +22,9 @@ from k15.node.rendezvous import JobIdentity
 
 NAME = ".lock"
 PATIENCE_S = 120.0  # KillWait of a job that was cancelled just now; NFS forgets the lock of a node that died after 90 s
-LOOK_S = 1.0
+LOOK_S = 2.0  # Slurm is asked each time
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without -o flock, NFS without lockd
-NOT_RUNNING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")  # of jobs that squeue lists
+RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
 log = get_logger("job")
 
 
@@ -72,19 +72,22 @@ def _take(run_dir: Path, me: Holder, patience_s: float) -> int:
             log.warning("%s still has the lock of %s, but Slurm started the job again: it is taken over", holder, run_dir)
             return _replaced(path, me)
         if not waited:
-            log.info("%s is in use by %s: waiting for its end, %.0f s at most", run_dir, holder, patience_s)
+            log.info("%s is in use by %s: waiting for its end, %.0f s at most", run_dir, _named(holder), patience_s)
             waited = True
         time.sleep(LOOK_S)
     _write(descriptor, me)
     return descriptor
 
 
+def _named(holder: Holder | None) -> str:
+    return str(holder) if holder is not None else "another process"
+
+
 def _refusal(run_dir: Path, holder: Holder | None) -> str:
     end = f" (scancel {holder.job})" if holder is not None and not holder.is_local else ""
     return (
-        f"{run_dir} is in use by {holder if holder is not None else 'another process'}, and two runs in one folder damage each "
-        f"other's checkpoints. Give another run_dir=, or end that one first{end}. If its node is gone for good, remove "
-        f"{run_dir / NAME}."
+        f"{run_dir} is in use by {_named(holder)}, and two runs in one folder damage each other's checkpoints. "
+        f"Give another run_dir=, or end that one first{end}. If its node is gone for good, remove {run_dir / NAME}."
     )
 
 
@@ -126,7 +129,7 @@ def _runs_elsewhere(holder: Holder | None, me: Holder) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return any(state not in NOT_RUNNING for state in done.stdout.split())
+    return any(state in RUNNING for state in done.stdout.split())
 
 
 def _read(path: Path) -> Holder | None:

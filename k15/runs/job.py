@@ -27,8 +27,6 @@ MAY_CHANGE = (
     "parallel.offload",
 )  # fmt: skip
 """Settings in which a resumed run may differ from the one that wrote its checkpoints."""
-
-
 STORES = ("data.path", "data.eval_path")
 """Settings, where a command has them, that may name a prompt store."""
 log = get_logger("job")
