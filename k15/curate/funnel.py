@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from k15.curate.rows import Row
+from k15.log.columns import markdown
 
 EXAMPLES = 5
 
@@ -47,13 +48,13 @@ class Funnel:
 
     def markdown(self, tags: dict[str, int]) -> str:
         """The page `funnel.md`: table, tags of what is left, and examples of each stage."""
-        lines = ["# Funnel", "", "| stage | rule | dropped | left |", "|---|---|---|---|"]
-        lines += [f"| {s.name} | {_cell(s.rule)} | {s.dropped:,d} | {s.left:,d} |" for s in self.stages]
-        lines += ["", "## Tags of what is left", "", "| tag | prompts |", "|---|---|"]
-        lines += [f"| {tag} | {n:,d} |" for tag, n in sorted(tags.items(), key=lambda pair: (-pair[1], pair[0]))]
+        stages = [(s.name, s.rule, f"{s.dropped:,d}", f"{s.left:,d}") for s in self.stages]
+        counts = [(tag, f"{n:,d}") for tag, n in sorted(tags.items(), key=lambda pair: (-pair[1], pair[0]))]
+        lines = ["# Funnel", "", markdown([("stage", "rule", "dropped", "left"), *stages])]
+        lines += ["", "## Tags of what is left", "", markdown([("tag", "prompts"), *counts])]
         for s in self.stages:
             if s.examples:
-                lines += ["", f"## {s.name}", "", *(f"- {e['where']}: {e['reason']}. `{_cell(e['text'])}`" for e in s.examples)]
+                lines += ["", f"## {s.name}", "", *(f"- {e['where']}: {e['reason']}. `{_quoted(e['text'])}`" for e in s.examples)]
         return "\n".join(lines) + "\n"
 
 
@@ -70,8 +71,9 @@ def _spread(dropped: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str
     return found
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+def _quoted(text: str) -> str:
+    """Of one line, as `add` makes it, for between two backticks."""
+    return text.replace("`", "'")
 
 
 def lost(kind: str, row: Row, reason: str) -> tuple[str, str, str, str]:

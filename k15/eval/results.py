@@ -10,6 +10,7 @@ from k15.errors import DataError
 from k15.eval.codeforces import Rating
 from k15.eval.estimates import Estimate
 from k15.log.columns import columns as lines_of
+from k15.log.columns import markdown, one_line
 from k15.log.files import atomic_write
 
 KIND = "k15 eval"
@@ -44,7 +45,7 @@ def write_results(run_dir: Path, results: Sequence[Result], facts: Mapping[str, 
     """Write results.json and results.md; returns the table. `facts` holds for the whole run."""
     body = {"kind": KIND, **facts, "results": list(results)}
     atomic_write(run_dir / "results.json", (json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
-    lines = [f"# Evaluation of {facts.get('model')}", "", markdown(results), ""]
+    lines = [f"# Evaluation of {facts.get('model')}", "", markdown([COLUMNS, *map(row, results)]), ""]
     lines += [f"* {name}: {value}" for name, value in facts.items()]
     lines += ["", "## Prompts", "", *_prompts(results)]
     atomic_write(run_dir / "results.md", ("\n".join(lines) + "\n").encode())
@@ -113,13 +114,7 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     same = [i for i in range(3, len(columns)) if len({r[i] for r in rows}) == 1]
     kept = [i for i in range(len(columns)) if i not in same]
     shown = lines_of([[r[i] for i in kept] for r in (columns, *rows)])
-    return "\n".join([shown, *(["all: " + ", ".join(f"{columns[i]} {rows[0][i]}" for i in same)] if same else [])])
-
-
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """The whole table, every column in every line."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in row(r)) + " |" for r in results)])
+    return "\n".join([shown, *(["all: " + ", ".join(f"{columns[i]} {one_line(rows[0][i])}" for i in same)] if same else [])])
 
 
 def _prompts(results: Sequence[Mapping[str, Any]]) -> list[str]:

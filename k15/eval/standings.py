@@ -10,6 +10,7 @@ from k15.errors import DataError
 from k15.eval.intervals import paired_gain
 from k15.eval.results import aligned, read_results
 from k15.eval.results import row as plain
+from k15.log.columns import markdown
 from k15.log.files import atomic_write
 
 COLUMNS = ("task", "metric", "run", "value", "95 % interval", "difference", "95 % interval of it", "problems", "samples", "T",
@@ -38,8 +39,7 @@ def evaluations(runs: Sequence[Path], out: Path | None) -> int:
         print(f"note: {remark}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *(f"| {' | '.join(c)} |" for c in cells)]
-        text = "\n".join(["# Evaluations compared", "", *lines, "", *(f"* {r}" for r in remarks)]) + "\n"
+        text = "\n".join(["# Evaluations compared", "", markdown([COLUMNS, *cells]), "", *(f"* {r}" for r in remarks)]) + "\n"
         atomic_write(out / "compare.md", text.encode())
         atomic_write(out / "compare.json", (json.dumps({"rows": rows, "notes": remarks}, indent=1) + "\n").encode())
     return 0

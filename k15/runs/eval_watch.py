@@ -24,6 +24,7 @@ from k15.config.hf import exported_iteration
 from k15.errors import ConfigError, DataError
 from k15.eval.results import COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
+from k15.log.columns import markdown
 from k15.log.files import atomic_write
 from k15.runs.eval_plan import Plan, plans
 from k15.runs.exports import link
@@ -54,8 +55,9 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
         log.info("an export that the run replaces before its turn is not evaluated; only save.exports=all keeps every one")
     if unnamed(watched):
         log.warning(
-            "%s/hf does not say which iteration it holds: an older k15 wrote it. It is passed over until the run replaces it", watched
-        )  # fmt: skip
+            "%s/hf does not say which iteration it holds: an older k15 wrote it. It is passed over; the run's next one is not",
+            watched,
+        )
     run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
     idle_since = time.monotonic()
@@ -176,9 +178,8 @@ def append(run_dir: Path) -> str:
     """Write by_iteration.{md,jsonl} from all evaluations so far; returns the table."""
     folders = sorted(run_dir.glob("iteration-*/results.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     found = [(int(p.parent.name.split("-")[1]), r) for p in folders for r in read_results(p.parent)["results"]]
-    lines = ["| iteration | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
-    lines += [f"| {i} | " + " | ".join(c.replace("|", "\\|") for c in row(r)) + " |" for i, r in found]
-    atomic_write(run_dir / "by_iteration.md", ("# By iteration\n\n" + "\n".join(lines) + "\n").encode())
+    page = markdown([["iteration", *COLUMNS], *([str(i), *row(r)] for i, r in found)])
+    atomic_write(run_dir / "by_iteration.md", f"# By iteration\n\n{page}\n".encode())
     rows = [{"iteration": i, **{k: v for k, v in r.items() if k != "values"}} for i, r in found]
     atomic_write(run_dir / "by_iteration.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     return table([{**r, "task": f"iteration {i}: {r['task']}"} for i, r in found])

@@ -5,6 +5,7 @@ The MATH-500 and HumanEval data are the user's (K15_DATA_DIR).
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from k15.config.eval import EvaluationConfig
 from k15.errors import ConfigError, DataError
 from k15.eval.endpoint import Answer
 from k15.eval.responses import Responses
+from k15.eval.results import write_results
 from k15.eval.sources import Source
-from k15.eval.standings import compare
+from k15.eval.standings import compare, evaluations
 from k15.eval.tasks import file_name, load
 from k15.runs.eval import evaluate
 from k15.runs.eval_engine import Subject
 from k15.runs.eval_plan import check_lm_eval, plans
+from k15.runs.eval_watch import append
 from k15.types import Prompt
 
 DATA = os.environ.get("K15_DATA_DIR")
@@ -97,6 +100,30 @@ def test_samples_votes_and_intervals_stand_beside_every_number(tmp_path: Path) -
     assert "| gsm8k | maj@3 | 50.00 % |" in text and "reference" in text
     verdicts = [json.loads(line) for line in (tmp_path / "run" / "verdicts" / "gsm8k.jsonl").read_text().splitlines()]
     assert len(verdicts) == 48 and [v["class"] for v in verdicts[3:6]] == [0, 1, 0]
+
+
+def cells(line: str) -> list[str]:
+    """Of a line of a Markdown table: a backslash takes what follows it as it is."""
+    return [c.strip() for c in re.findall(r"((?:\\.|[^|\\])*)\|", line)[1:]]
+
+
+def test_a_prompt_of_several_lines_leaves_every_table_whole(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    prompt = "Give |x|.\n{question}\r\nWrite $\\|x\\|$ \\"
+    result = {"task": "gsm8k", "metric": "pass@1", "value": 0.5, "low": 0.1, "high": 0.9, "prompt": prompt, "values": {"1": 0.5}}
+    folders = [tmp_path / "watch" / f"iteration-{n}" for n in (5, 10)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        shown = write_results(folder, [result, result], {"model": "m"})
+        assert len(shown.splitlines()) == 4, "header, two numbers, and what is the same in both"
+    assert len(append(tmp_path / "watch").splitlines()) == 6
+    assert evaluations(folders, tmp_path) == 0
+    for page in (folders[0] / "results.md", tmp_path / "watch" / "by_iteration.md", tmp_path / "compare.md"):
+        header, rule, *rows = (cells(line) for line in page.read_text().splitlines() if line.startswith("|"))
+        assert set(rule) == {"---"} and len(rows) >= 2
+        for row in (rule, *rows):
+            assert len(row) == len(header)
+        said = rows[0][header.index("prompt")]
+        assert re.sub(r"\\([\\|])", r"\1", said) == "Give |x|. {question} Write $\\|x\\|$ \\", said
 
 
 def test_runs_are_compared_on_the_problems_they_share(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
