@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.config.compose import compose_as
@@ -152,6 +152,7 @@ def test_a_weight_is_how_often_an_epoch_shows_a_row(files, seed):
     assert np.array_equal(order, epoch_order(sizes, weights, np.random.default_rng(seed)))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 1))
 def test_a_stage_ends_at_its_final_learning_rate_however_short_it_is(steps, rise):
     schedule = Schedule({"a": StageConfig(1, 10, 10, 2e-5, 2e-6, rise)}, [steps], [1.0], np.full(steps, 10), 0)
