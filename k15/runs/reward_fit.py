@@ -28,7 +28,7 @@ from k15.node.network import free_port
 from k15.reward.classic import Calibration, fit_calibration, input_text, load_calibration, save_calibration
 from k15.reward.judge import judge_prompt
 from k15.runs.warmup import learning_rate, samples_of
-from k15.train.device import init_distributed, pick_device
+from k15.train.device import init_distributed, patient_group, pick_device
 from k15.train.reward_head import RewardTrainer, reward_config
 from k15.train.trainer import Trainer
 from k15.types import Triple
@@ -208,16 +208,16 @@ def batches(n: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
 
 def _export(trainer: Trainer, model_dir: Path, run_dir: Path) -> None:
     """Write run_dir/export; rank 0 assembles the ranks' segments."""
-    rank, folder = dist.get_rank(), run_dir / "segments"
+    rank, folder, files_of_all = dist.get_rank(), run_dir / "segments", patient_group()
     folder.mkdir(exist_ok=True)
     write_segment(folder, 0, rank, trainer.hf_slices())
-    dist.barrier()
+    dist.barrier(files_of_all)
     if rank == 0:
         files = [folder / segment_name(0, r) for r in range(dist.get_world_size())]
         slices = (piece for f in files for piece in read_segment(f, load_manifest(f)))
         save_hf(run_dir / "export", trainer.hf_config, model_dir, slices)
         shutil.rmtree(folder)
-    dist.barrier()
+    dist.barrier(files_of_all)
 
 
 def _calibrate_and_score(trainer: RewardTrainer, tokenizer: TextTokenizer, cfg: RewardModelConfig, run_dir: Path, device) -> None:

@@ -10,7 +10,6 @@ Run as `python -m k15.runs.trainer_rank RUN_DIR MODEL_DIR`, with RANK, WORLD_SIZ
 K15_DEVICE, K15_RENDEZVOUS (path of the rendezvous file) and K15_SEGMENT_DIR in the environment.
 """
 
-import datetime
 import json
 import os
 import sys
@@ -29,7 +28,7 @@ from k15.config.trainer import trainer_settings
 from k15.log import get_logger
 from k15.node.rendezvous import Rendezvous
 from k15.runs.trainer_client import ADDRESS_KEY
-from k15.train.device import init_distributed, pick_device
+from k15.train.device import init_distributed, patient_group, pick_device
 from k15.train.offload import used_bytes
 from k15.train.preference import Preference, PreferenceTrainer
 from k15.train.trainer import Trainer
@@ -40,7 +39,6 @@ from k15.weights.segments import load_manifest, read_segment, write_segment
 from k15.weights.store import Store
 
 log = get_logger("trainer")
-CONTROL_TIMEOUT = datetime.timedelta(days=7)  # ranks wait here while engines sample, and for each other's files
 
 
 class Rank:
@@ -158,7 +156,7 @@ METHODS = frozenset(name for name in vars(Rank) if not name.startswith("_"))
 
 def serve(rank: Rank, token: str) -> None:
     """Take commands until `stop`. Rank 0 listens and publishes its address in the metadata store."""
-    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    control = patient_group()
     connection = None
     if rank.rank == 0:
         listener = Listener((os.environ["MASTER_ADDR"], 0), authkey=token.encode())

@@ -83,6 +83,12 @@ def init_distributed(device: torch.device, rank: int, world: int, master: str | 
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
 
+def patient_group() -> dist.ProcessGroup:
+    """A group of all ranks to wait in, on the host, for commands and for each other's files: longer than a collective may take.
+    Collective."""
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that host clocks measure it."""
     if device.type == "cuda":

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch.distributed as dist
@@ -70,9 +71,36 @@ def command(folder: Path) -> list[set[str]]:
     return found
 
 
+def exporting(folder: str) -> bool:
+    """What `k15 reward_model` does at its end, with the same timeout for collectives."""
+    from k15.runs import reward_fit
+
+    def slow_export(target: Path, *_: object) -> None:
+        time.sleep(2.5)
+        target.mkdir()
+
+    class Trained:
+        hf_config: ClassVar[dict] = {}
+
+        def hf_slices(self) -> tuple:
+            return ()
+
+    reward_fit.save_hf = slow_export
+    dist.barrier()
+    _set_pg_timeout(datetime.timedelta(seconds=1))
+    reward_fit._export(Trained(), Path(folder), Path(folder))
+    _set_pg_timeout(datetime.timedelta(seconds=300))
+    return Path(folder, "export").is_dir()
+
+
+def both(folder: str) -> bool:
+    serving(folder)
+    return exporting(folder)
+
+
 @pytest.mark.megatron
 def test_ranks_wait_for_files_longer_than_for_a_collective_and_rank_0_answers_for_all(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(command, tmp_path)
-        on_ranks(2, serving, tmp_path, str(tmp_path))
+        assert on_ranks(2, both, tmp_path, str(tmp_path)) == [True, True]
         assert asked.result() == [set(), {"exported"}, {"exported", "rank-0", "rank-1"}]
