@@ -77,7 +77,7 @@ class EvaluationConfig:
     template: str = "auto"  # how the final answer is marked, as reward.template
     pass_at: list[int] = field(default_factory=list)  # k of pass@k and maj@k; empty: 1 and the number of samples
     score_only: bool = False  # judge the answers that are there; sample nothing
-    watch: str | None = None  # a run folder of `k15 rl`: evaluate each export once
+    watch: str | None = None  # a run folder of `k15 rl`: evaluate its exports as they come
     watch_idle_min: float = 60.0  # end after so long without a new one
     watch_every_s: float = 10.0
     ratings: str | None = None  # JSONL with `rating` of contestants, for Codeforces percentiles

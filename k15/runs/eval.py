@@ -30,7 +30,7 @@ from k15.runs.entry import enter
 from k15.runs.eval_engine import Subject, answering, sample
 from k15.runs.eval_judge import judge, judged_code
 from k15.runs.eval_plan import Plan, as_sampled, check_lm_eval, lm_settings, model_name, others, plans, stamp
-from k15.runs.eval_watch import check_watched, watch
+from k15.runs.eval_watch import check_continued, check_watched, watch
 from k15.runs.job import run_folder
 from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
@@ -59,6 +59,8 @@ def preflight(cfg: EvaluationConfig, nodes: int) -> list[Plan]:
     check_lm_eval(cfg)
     if cfg.watch is not None:
         check_watched(Path(cfg.watch))
+        if cfg.run_dir is not None:
+            check_continued(cfg, Path(cfg.run_dir))
     found = plans(cfg)
     if others(cfg) and not cfg.score_only:
         lm_harness.python(cfg.lm_eval)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from k15.config.compose import to_yaml
+from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig
 from k15.config.hf import exported_iteration
 from k15.errors import ConfigError, DataError
@@ -28,7 +28,12 @@ from k15.log.columns import markdown
 from k15.log.files import atomic_write
 from k15.runs.eval_plan import Plan, plans
 from k15.runs.exports import link
+from k15.runs.job import differing
 
+MAY_CHANGE = (
+    "name", "run_dir", "dry_run", "workers", "watch_idle_min", "watch_every_s", "engine", "lm_eval.python", "sandbox", "cluster",
+)  # fmt: skip
+"""How and where a watcher works, which no number depends on."""
 log = get_logger("eval")
 Evaluate = Callable[[EvaluationConfig, Path, Sequence[Plan]], list[Result]]
 
@@ -41,6 +46,23 @@ def check_watched(watched: Path) -> None:
         raise ConfigError(
             f"watch={watched} is no run of k15 rl, and only those export as they go; k15 sft and k15 dpo export once, at their "
             f"end: then give model.path={watched / 'hf'}."
+        )
+
+
+def check_continued(cfg: EvaluationConfig, run_dir: Path) -> None:
+    """Raises ConfigError where `run_dir` has evaluations with other settings: they would stand in one table with the new ones,
+    and exports that have theirs would not be evaluated again."""
+    path = run_dir / "config.yaml"
+    if not path.is_file() or next(run_dir.glob("iteration-*/results.json"), None) is None:
+        return
+    before = from_yaml(path.read_text(), EvaluationConfig)
+    changed = [k for k in differing(before, cfg) if not any(k == m or k.startswith(m + ".") for m in MAY_CHANGE)]
+    if before.watch is not None and cfg.watch is not None and Path(before.watch).absolute() == Path(cfg.watch).absolute():
+        changed = [k for k in changed if k != "watch"]
+    if changed:
+        raise ConfigError(
+            f"run_dir={run_dir} has evaluations with other settings ({', '.join(changed[:5])}). Give another run_dir, or the "
+            "same settings to go on."
         )
 
 

@@ -4,14 +4,17 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from knowing import write_data
 
 from k15.config.eval import EvaluationConfig
 from k15.config.hf import EXPORT_RECORD, export_record
 from k15.errors import ConfigError, DataError
 from k15.runs import eval_watch
+from k15.runs.eval import preflight
 from k15.runs.eval_watch import check_watched, finished, hold, keeps_all, watch
 from k15.runs.exports import keep_export
 
@@ -147,6 +150,39 @@ def test_what_was_not_held_whole_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(eval_watch.time, "sleep", lambda _: None)
     assert hold(run, out) is None and next(number) == 11
     assert not out.exists() or list(out.rglob("*")) == []
+
+
+def test_a_watcher_goes_on_with_its_settings_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With others, an export that has results would keep them, and stand beside the others' in one table."""
+    write_data(tmp_path / "data")
+    run, out = tmp_path / "run", tmp_path / "out"
+    export(run, 5)
+    cfg = EvaluationConfig(
+        watch=str(run),
+        run_dir=str(out),
+        tasks=["gsm8k"],
+        data_dir=str(tmp_path / "data"),
+        watch_idle_min=1e-6,
+        watch_every_s=0.01,
+    )
+
+    def evaluate(cfg: EvaluationConfig, folder: Path, plans: object) -> list:
+        (folder / "results.json").write_text('{"kind": "k15 eval", "results": []}')
+        return []
+
+    other = replace(cfg, tasks=["gsm8k", "gsm8k_cot_zeroshot"], limit=3)
+    preflight(other, 1)
+    assert watch(cfg, out, evaluate) == 0 and (out / "iteration-5" / "results.json").is_file()
+    before = (out / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"other settings \((tasks, limit|limit, tasks)\).*another run_dir"):
+        preflight(other, 1)
+    export(tmp_path / "second", 5)
+    with pytest.raises(ConfigError, match=r"other settings \(watch\)"):
+        preflight(replace(cfg, watch=str(tmp_path / "second")), 1)
+    assert (out / "config.yaml").read_text() == before
+    monkeypatch.chdir(tmp_path)
+    engine = replace(cfg.engine, start_timeout_s=2000.0)
+    preflight(replace(cfg, watch="run", watch_idle_min=3.0, workers=2, engine=engine), 1)
 
 
 def test_only_runs_that_export_as_they_go_are_watched(tmp_path: Path) -> None:
