@@ -63,7 +63,7 @@ def test_a_thread_that_waits_for_a_sandbox_does_not_hold_the_end():
     try:
         assert process.stdout.readline() == "scoring\n"
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(20) == REQUEUE
+        assert process.wait(60) == REQUEUE
     finally:
         process.kill()
 
