@@ -15,6 +15,7 @@ import torch
 from knowing import WORDS, write_data, write_model
 from transformers import AutoModelForCausalLM
 
+from k15.config.hf import EXPORT_RECORD, export_record
 from k15.data.tokenizer import load_tokenizer
 from k15.eval.results import read_results
 
@@ -57,9 +58,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval")
     watched, out = folder / "run", folder / "out"
     assert write_model(watched / "hf", write_data(folder / "data")) == 1.0
-    checkpoint = watched / "checkpoints" / "00003-iteration-00003"
-    checkpoint.mkdir(parents=True)
-    os.utime(checkpoint, (1, 1))
+    (watched / "hf" / EXPORT_RECORD).write_text(export_record(3))
     write_choices(folder / "tasks")
     watcher = start(out, f"watch={watched}", f"data_dir={folder / 'data'}", f"lm_eval.include_path={folder / 'tasks'}", *SETTINGS)
     deadline = time.monotonic() + 600
