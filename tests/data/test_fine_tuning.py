@@ -115,6 +115,7 @@ def test_bad_rows_are_named_by_line_or_skipped(tmp_path, caplog):
         list(read_pairs(path, tok))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(st.integers(0, 50), min_size=2, max_size=9), st.integers(1, 8)), min_size=1, max_size=20))
 def test_examples_come_back_as_they_went_in_and_a_prompt_has_one_side(rows):
     samples = []
@@ -131,6 +132,7 @@ def test_examples_come_back_as_they_went_in_and_a_prompt_has_one_side(rows):
     assert Examples(samples[::-1]).fingerprint() != examples.fingerprint() or samples == samples[::-1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=80), st.integers(1, 1000))
 def test_steps_are_even_and_hold_every_unit_once(lengths, budget):
     bounds = even_cuts(np.array(lengths), budget)
@@ -139,6 +141,7 @@ def test_steps_are_even_and_hold_every_unit_once(lengths, budget):
     assert max(sums) <= budget + max(lengths)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 3)), min_size=1, max_size=4), st.integers(0, 99))
 def test_a_weight_is_how_often_an_epoch_shows_a_row(files, seed):
     sizes, weights = zip(*files, strict=True)
