@@ -43,7 +43,7 @@ class AnswersConfig:
 def check_answers(cfg: AnswersConfig, command: str) -> None:
     """All rules but those of the data itself. Raises ConfigError."""
     require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed", "cluster.signal_before_s"),
-            fractions=("rollout.top_p", "rollout.gpu_memory_utilization"))  # fmt: skip
+            fractions=("rollout.top_p", "rollout.gpu_memory_utilization", "data.eval_fraction"))  # fmt: skip
     if cfg.limit is not None and cfg.limit < 1:
         raise ConfigError(f"limit is {cfg.limit}, but it must be at least 1, or null for all prompts.")
     if cfg.model.path is None:

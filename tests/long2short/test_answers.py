@@ -277,3 +277,18 @@ def test_the_signal_before_the_time_limit_ends_it_at_once_to_be_requeued(tmp_pat
     assert process.returncode == 85 and "signalled" in said, said
     children = subprocess.run(["pgrep", "-f", str(tmp_path / "model")], capture_output=True, text=True).stdout
     assert not children, "an engine goes on"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(ShortestConfig, "shortest"), (LongCotConfig, "long_cot")])
+def test_every_prompt_of_the_file_is_asked_unless_some_are_to_be_held_out(tmp_path, kind, name):
+    rows = [json.dumps({"prompt": f"{i}+1=", "answer": str(i + 1)}) + "\n" for i in range(40)]
+    words = [*tiny(tmp_path), "data=jsonl", f"data.path={tmp_path / 'rows.jsonl'}", "suffix=''"]
+
+    def asked(count: int, *more: str) -> int:
+        (tmp_path / "rows.jsonl").write_text("".join(rows[:count]))
+        return len({"shortest": shortest, "long_cot": long_cot}[name].preflight(compose_as(kind, name, [*words, *more]), nodes=1))
+
+    assert asked(40) == 40 and asked(1) == 1
+    assert 20 <= asked(40, "data.eval_fraction=0.2") < 40
+    with pytest.raises(ConfigError, match="data.eval_fraction is nan"):
+        asked(40, "data.eval_fraction=nan")
