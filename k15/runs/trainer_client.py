@@ -10,6 +10,7 @@ from k15.errors import TrainerError
 from k15.weights.store import Store
 
 ADDRESS_KEY = "trainer/0"  # rank 0 says there where it listens
+ENDING_S = 10  # that a rank which hung up is given to end
 Watch = Callable[[], Awaitable[str | None]]
 
 
@@ -56,10 +57,18 @@ class TrainerClient:
                         raise TrainerError(f"a trainer rank ended during {method!r}.\n{dead}")
                 _, result = await asyncio.to_thread(self._connection.recv)
             except (EOFError, OSError) as error:
-                dead = await self._watch()
-                raise TrainerError(f"trainer rank 0 hung up during {method!r}.\n{dead if dead is not None else ''}") from error
+                dead = await self._how_it_ended()
+                raise TrainerError(f"trainer rank 0 hung up during {method!r}.\n{dead}") from error
             self._broken = None
             return result
+
+    async def _how_it_ended(self) -> str:
+        """What the watch says of a dead rank. A socket closes before its process has ended, so some seconds are given to that."""
+        for _ in range(ENDING_S * 5):
+            if (dead := await self._watch()) is not None:
+                return dead
+            await asyncio.sleep(0.2)
+        return f"Its process has not ended {ENDING_S} s later; see logs/*/trainer-*.log in the run folder."
 
     async def stop(self) -> None:
         await self.call("stop")

@@ -146,14 +146,18 @@ def test_a_node_is_cleaned_though_its_weights_cannot_be(tmp_path, caplog):
     assert ended == ["etcd", "claim"] and not node._rendezvous_path.exists() and "unmapped already" in caplog.text
 
 
-@pytest.mark.parametrize("when", ["before the question", "before the answer"])
+@pytest.mark.parametrize("when", ["before the question", "before the answer", "and is seen alive after it hung up"])
 async def test_a_dead_rank_0_is_an_error_with_its_log(when):
     ours, theirs = Pipe()
+    asked_since = 0
     if when == "before the question":
         theirs.close()
 
     async def dead() -> str | None:
-        return "trainer-0 ended with code -9; log: no memory" if theirs.closed else None
+        nonlocal asked_since
+        asked_since += theirs.closed
+        gone = theirs.closed and (asked_since > 2 or "alive" not in when)
+        return "trainer-0 ended with code -9; log: no memory" if gone else None
 
     asked = asyncio.create_task(TrainerClient(ours, dead).call("train_iteration", batch=None))
     await asyncio.sleep(0.2)
