@@ -31,6 +31,7 @@ from k15.runs.eval_engine import Subject, answering, sample
 from k15.runs.eval_judge import judge, judged_code
 from k15.runs.eval_plan import Plan, as_sampled, check_lm_eval, lm_settings, model_name, others, plans, stamp
 from k15.runs.eval_watch import check_continued, check_watched, watch
+from k15.runs.hold import held
 from k15.runs.job import run_folder
 from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
@@ -72,10 +73,11 @@ def preflight(cfg: EvaluationConfig, nodes: int) -> list[Plan]:
 
 
 def run(cfg: EvaluationConfig) -> int:
-    """Evaluate, or watch; the exit code (85: signalled, the rest is done by another run)."""
+    """Evaluate, or watch; the exit code (85: signalled, the rest is done by another run). Raises ConfigError also where another
+    run has the folder."""
     identity = JobIdentity.from_environment()
     run_dir = run_folder(cfg.name, cfg.run_dir, identity)
-    if identity.restart > 0 and (run_dir / "config.yaml").is_file():
+    if identity.restart > 0 and (run_dir / "config.yaml").is_file() and not cfg.score_only:  # which is not written there
         cfg = from_yaml((run_dir / "config.yaml").read_text(), EvaluationConfig)
     cfg.run_dir = str(run_dir)
     found = preflight(cfg, identity.node_count)
@@ -86,11 +88,12 @@ def run(cfg: EvaluationConfig) -> int:
         print("# The settings fit together; nothing was started.")
         return 0
     end_when_signalled(run_dir)  # every answer that came is on disk
-    log.info("answers go to %s; stopped, the same words with run_dir=%s sample what is missing", run_dir, run_dir)
     try:
-        if cfg.watch is not None:
-            return watch(cfg, run_dir, evaluate)
-        evaluate(cfg, run_dir, found)
+        with held(run_dir, identity):
+            log.info("answers go to %s; stopped, the same words with run_dir=%s sample what is missing", run_dir, run_dir)
+            if cfg.watch is not None:
+                return watch(cfg, run_dir, evaluate)
+            evaluate(cfg, run_dir, found)
     except (EngineError, SandboxError, KeyboardInterrupt):
         log.warning("what came so far is kept: the same words with run_dir=%s go on from there", run_dir)
         raise

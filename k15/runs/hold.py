@@ -86,7 +86,7 @@ def _named(holder: Holder | None) -> str:
 def _refusal(run_dir: Path, holder: Holder | None) -> str:
     end = f" (scancel {holder.job})" if holder is not None and not holder.is_local else ""
     return (
-        f"{run_dir} is in use by {_named(holder)}, and two runs in one folder damage each other's checkpoints. "
+        f"{run_dir} is in use by {_named(holder)}, and two runs in one folder damage what the other writes. "
         f"Give another run_dir=, or end that one first{end}. If its node is gone for good, remove {run_dir / NAME}."
     )
 

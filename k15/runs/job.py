@@ -75,10 +75,11 @@ class Job:
 
 
 def run_folder(name: str, given: str | None, identity: JobIdentity) -> Path:
-    """`given` (run_dir), or runs/<name>-<job>: a requeued Slurm job finds its own folder again."""
+    """`given` (run_dir), or runs/<name>-<job>: a requeued Slurm job finds its own folder again. Outside Slurm, of two that start
+    in one second each has its own."""
     if given is not None:
         return Path(given).absolute()
-    suffix = identity.job if not identity.job.startswith("local-") else time.strftime("%Y%m%d-%H%M%S")
+    suffix = identity.job if identity.in_slurm else f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return Path("runs", f"{name}-{suffix}").absolute()
 
 

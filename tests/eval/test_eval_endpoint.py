@@ -167,3 +167,31 @@ def test_a_refusal_ends_the_run_and_says_why(server: Server, tmp_path: Path, mon
     ]
     assert k15(["eval", *words, f"engine.url=http://127.0.0.1:{server.port}/v1"]) == 2
     assert "the key of engine.key_env is refused" in capsys.readouterr().err
+
+
+def test_two_evaluations_have_a_folder_each(server: Server, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Started in one second they once shared one, and each counted the other's answers as its own."""
+    write_data(tmp_path / "data")
+    monkeypatch.setenv("THE_KEY", KEY)
+    words = [
+        f"data_dir={tmp_path / 'data'}", "tasks=gsm8k", "limit=4", f"engine.url=http://127.0.0.1:{server.port}/v1",
+        "engine.model=other", "engine.key_env=THE_KEY", "engine.concurrency=3", "sampling.samples=4", "sampling.temperature=0.7",
+    ]  # fmt: skip
+    command = [sys.executable, "-P", "-m", "k15", "eval", *words]
+    env, both = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    both = [subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
+    deadline = time.monotonic() + 120
+    while len(found := list(tmp_path.glob("runs/*/responses"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(found) == 2
+    monkeypatch.chdir(tmp_path)
+    held = found[0].parent
+    assert server.held.wait(60)
+    for more in ([], ["sampling.temperature=0.1"]):
+        assert k15(["eval", *words, *more, f"run_dir={held}"]) == 2
+        assert f"{held} is in use by process" in capsys.readouterr().err
+    server.let = 10**6
+    assert [p.wait(120) for p in both] == [0, 0]
+    for folder in found:
+        assert (folder / "gsm8k.jsonl").read_text().count("\n") == 16
+    assert k15(["eval", *words, f"run_dir={held}"]) == 0 and "nothing to do" in capsys.readouterr().out
