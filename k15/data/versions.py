@@ -4,6 +4,7 @@
 stays with the one that it began with (`pinned`).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from k15.data.jsonl import json_object
 from k15.errors import DataError
 from k15.log.files import sync_folder
 
@@ -30,30 +32,35 @@ def versions(store: Path) -> dict[int, Path]:
 def add_version(store: Path, files: Mapping[str, str], manifest: Mapping[str, object]) -> tuple[Path, bool]:
     """The folder of a version with these files, and whether it is new: an equal newest version is kept instead.
 
-    `files` must hold prompts.jsonl. The manifest gets `version` and `sha256` (of prompts.jsonl).
+    `files` must hold prompts.jsonl. The manifest gets `version` and `sha256` (of prompts.jsonl). A number that anything in the
+    store has, whole or not, is taken: by another process that writes there at the same time, too.
     """
     assert PROMPTS in files
     record = {"sha256": _digest(files[PROMPTS].encode()), **manifest}
-    known = versions(store)
-    number, newest = next(reversed(known.items()), (0, None))
-    if (
-        newest is not None
-        and _without_version(newest) == record
-        and all((newest / n).is_file() and (newest / n).read_text() == text for n, text in files.items())
-    ):
-        return newest, False
-    folder = store / f"v{number + 1}"
-    half = store / f".v{number + 1}.{os.getpid()}"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    for name, text in {**files, MANIFEST: json.dumps({"version": number + 1, **record}, indent=1) + "\n"}.items():
-        with (half / name).open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    half.rename(folder)
-    sync_folder(store)
-    return folder, True
+    store.mkdir(parents=True, exist_ok=True)
+    while True:
+        newest = next(reversed(versions(store).values()), None)
+        if newest is not None and _holds(newest, files, record):
+            return newest, False
+        number = 1 + max((int(m[1]) for p in store.iterdir() if (m := _VERSION.match(p.name))), default=0)
+        folder, half = store / f"v{number}", store / f".v{number}.{os.uname().nodename}.{os.getpid()}"
+        shutil.rmtree(half, ignore_errors=True)
+        try:
+            half.mkdir()
+            for name, text in {**files, MANIFEST: json.dumps({"version": number, **record}, indent=1) + "\n"}.items():
+                with (half / name).open("w") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            half.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or not os.path.lexists(folder):
+                raise
+            continue  # another process has just taken the number
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        sync_folder(store)
+        return folder, True
 
 
 def prompts_file(path: Path) -> Path:
@@ -68,7 +75,7 @@ def prompts_file(path: Path) -> Path:
         raise DataError(f"{path} is a folder without a version of a prompt store; `k15 curate store={path} ...` makes one, "
                         "or name a JSONL file.")  # fmt: skip
     file = folder / PROMPTS
-    wanted = json.loads((folder / MANIFEST).read_text())["sha256"]
+    wanted = _manifest(folder).get("sha256")
     if not file.is_file() or _digest(file.read_bytes()) != wanted:
         raise DataError(f"{file} is not what {folder / MANIFEST} says: it was changed by hand. Make a new version, or name the "
                         "file itself as data.path.")  # fmt: skip
@@ -93,9 +100,24 @@ def _version(path: Path) -> Path | None:
     return path if (path / MANIFEST).is_file() else next(reversed(versions(path).values()), None)
 
 
-def _without_version(folder: Path) -> dict[str, object]:
-    record = json.loads((folder / MANIFEST).read_text())
-    return {k: v for k, v in record.items() if k != "version"}
+def _holds(folder: Path, files: Mapping[str, str], record: Mapping[str, object]) -> bool:
+    """Is the version of these files? One that is broken is not."""
+    try:
+        found = _manifest(folder)
+        return {**found, "version": None} == {**record, "version": None} and all(
+            (folder / name).read_text() == text for name, text in files.items()
+        )
+    except (DataError, FileNotFoundError, UnicodeDecodeError):
+        return False
+
+
+def _manifest(folder: Path) -> dict[str, object]:
+    """Raises DataError."""
+    try:
+        return json_object((folder / MANIFEST).read_bytes())
+    except DataError as error:
+        raise DataError(f"{folder / MANIFEST} is damaged: {error}. Name another version, or the file itself "
+                        f"({folder / PROMPTS}) as data.path.") from error  # fmt: skip
 
 
 def _digest(data: bytes) -> str:

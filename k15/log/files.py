@@ -1,10 +1,13 @@
 """Files that are either whole or not there, also when the process is killed in between."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from k15.errors import ConfigError
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -35,3 +38,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def check_folder_can_be_made(folder: Path, setting: str) -> None:
+    """Raises ConfigError where `folder`, which `setting` names, neither is a folder that can be written to nor can be made. Tried
+    out beside it or in it, and nothing is left: permissions alone say little of file systems that are read-only or not real."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there, prefix=".k15-"))
+    except OSError as error:
+        what = "is no folder" if not there.is_dir() else f"cannot be written to ({error.strerror})"
+        raise ConfigError(f"{setting} is {str(folder)!r}, but {there} {what}; give another {setting}=FOLDER.") from None

@@ -26,6 +26,7 @@ from k15.curate.sources import HUB
 from k15.curate.tags import balanced
 from k15.data.versions import PROMPTS, add_version
 from k15.errors import ConfigError, DataError
+from k15.log.files import check_folder_can_be_made
 from k15.reward.judge import endpoint_key
 from k15.runs.curate_asked import asked, engine_tokenizer, some_left
 from k15.runs.entry import enter
@@ -47,6 +48,8 @@ def preflight(cfg: CurateConfig, nodes: int) -> None:
     if cfg.engine.path is not None:
         hf_folder("engine.path", cfg.engine.path)
         engine_tokenizer(cfg.engine)
+    check_folder_can_be_made(Path(cfg.store), "store")
+    check_folder_can_be_made(_run_dir(cfg), "run_dir")
     if cfg.engine.url is not None:
         endpoint_key(cfg.engine.key_env, "engine.key_env")
     if nodes > 1:
@@ -59,7 +62,7 @@ def run(cfg: CurateConfig) -> int:
     if cfg.dry_run:
         print(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
         return 0
-    run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
+    run_dir = _run_dir(cfg).absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
     end_when_signalled()
     funnel = Funnel()
@@ -77,6 +80,10 @@ def run(cfg: CurateConfig) -> int:
     print(f"{len(chosen):,d} prompts: {folder}{'' if new else ' (as before: nothing has changed)'}; read them with data=jsonl "
           f"data.path={cfg.store}, see {folder / 'funnel.md'}")  # fmt: skip
     return 0
+
+
+def _run_dir(cfg: CurateConfig) -> Path:
+    return Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}")
 
 
 def _balance(cfg: CurateConfig, rows: Sequence[Row], tags: Sequence[str], funnel: Funnel) -> list[int]:
