@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from k15.errors import ConfigError
+from k15.errors import ConfigError, DataError
 
 CLASSIFIER = "ForSequenceClassification"
 FAMILIES = ("deepseek_v3", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe")
@@ -106,8 +106,33 @@ def spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model: those that its index names, else all. Raises DataError where the index is none
+    and where one of them, or any, is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+            files = sorted(folder / name for name in names)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{index} is no index of weights (an object whose `weight_map` names the file of each tensor): {error!r}. "
+                "Copy it again, or take it away where one file holds all tensors."
+            ) from None
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [f.name for f in files if not f.is_file()]
+    if missing or not files:
+        more = f" (nor {len(missing) - 1} more that {index.name} names)" if missing[1:] else ""
+        raise DataError(
+            f"{folder} has no {missing[0] if missing else '*.safetensors file'}{more}; it is no complete Hugging Face folder. "
+            "Copy or download it again."
+        )
+    return files
+
+
 def hf_folder(setting: str, path: str) -> dict[str, Any]:
-    """The config.json of a complete Hugging Face folder, which `setting` names. Raises ConfigError for any other."""
+    """The config.json of a complete Hugging Face folder, which `setting` names. Raises ConfigError, DataError for others."""
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(
@@ -119,9 +144,10 @@ def hf_folder(setting: str, path: str) -> dict[str, Any]:
             raise ConfigError(f"{setting}={path} has no {needed}; it must be a complete Hugging Face folder.")
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(f"{setting}={path} has no *.safetensors file; convert the weights to safetensors first.")
+    weight_files(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / 'config.json'} is not an object.")

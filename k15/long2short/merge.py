@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from k15.config.hf import EXPORT_RECORD, fingerprint, spelled_out
+from k15.config.hf import EXPORT_RECORD, fingerprint, spelled_out, weight_files
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
-from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header, weight_files
+from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header
 
 PIECE = 1 << 22  # elements: 16 MiB in fp32
 RECORD = "merge.json"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from k15.config.hf import weight_files
 from k15.errors import DataError
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -71,21 +72,6 @@ def read_header(file: Path) -> tuple[bytes, dict[str, Stored]]:
             raise DataError(f"{file}: {name} is of type {entry['dtype']}; types that can be read: {', '.join(DTYPES)}.")
         found[name] = Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
     return head + text, found
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model: those of its index, else all. Raises DataError."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    missing = [f.name for f in files if not f.is_file()]
-    if missing or not files:
-        raise DataError(
-            f"{folder} has no {missing[0] if missing else '*.safetensors file'}; it is no complete Hugging Face folder."
-        )
-    return files
 
 
 def read_folder(folder: Path) -> dict[str, Stored]:

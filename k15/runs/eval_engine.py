@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k15.config.eval import EvaluationConfig
-from k15.config.hf import fingerprint
+from k15.config.hf import fingerprint, weight_files
 from k15.config.schema import RepetitionConfig, RolloutConfig
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
 from k15.errors import ConfigError, DataError
@@ -55,6 +55,8 @@ class Subject:
         assert cfg.model.path is not None, "check_eval asks for a model"
         folder = Path(cfg.model.path).absolute()
         config = _config(folder)
+        if not any(folder.glob("*.bin")):  # vLLM reads those too
+            weight_files(folder)
         chat = cfg.model.chat if cfg.model.chat is not None else _has_template(folder)
         most = int(config.get("max_position_embeddings", 0))
         context = cfg.model.max_context_tokens

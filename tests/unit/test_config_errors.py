@@ -9,11 +9,13 @@ from operator import attrgetter
 
 import pytest
 
-from k15.config.check import check
+from k15.config.check import check, model_config
+from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, compose_run, from_yaml, to_yaml
 from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
+from k15.runs.eval_engine import Subject
 from k15.runs.job import prepare_folder
 from k15.runs.prepare import model_folder, preflight
 from k15.runs.rl import JOB as RL
@@ -134,6 +136,24 @@ def test_a_model_that_the_trainer_cannot_build_is_refused_before_the_job(tmp_pat
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ConfigError, match=expected):
         preflight(compose_run([f"model.path={model}"]), nodes=1)
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ({"weight_map": {"a": "model.safetensors", "b": "lost.safetensors"}}, "has no lost.safetensors"),
+        ({"metadata": {}}, "no index of weights"),
+        ([1], "no index of weights"),
+    ],
+)
+@pytest.mark.parametrize("command", ["rl", "sft", "eval"])
+def test_a_model_that_lacks_a_shard_is_refused_before_the_job(tmp_path, command, index, expected):
+    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
+    (model / "model.safetensors").write_bytes(b"")
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(K15Error, match=expected):
+        cfg = compose_as(COMMANDS[command], command, [f"model.path={model}"])
+        Subject.of(cfg) if command == "eval" else model_config(cfg)
 
 
 @pytest.mark.parametrize("package", ["wandb", "tensorboard"])
