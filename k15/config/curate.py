@@ -1,5 +1,6 @@
 """Every setting of `k15 curate`, typed; conf/curate.yaml holds the values. Torch-free."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 from hydra.core.config_store import ConfigStore
@@ -23,7 +24,7 @@ class FieldsConfig:
 
     prompt: str | None = None
     answer: str | None = None
-    id: str = "id"
+    id: str | None = "id"  # null: ids follow from the content
     domain: str = "domain"
     discipline: str | None = None
     evaluation_prompt: str | None = None  # of the evaluation files, to which none of the others applies
@@ -131,6 +132,10 @@ def check_curate(cfg: CurateConfig) -> None:
     for name, value in shares.items():
         if not 0.3 <= value <= 1:
             raise ConfigError(f"{name} is {value}; it is a similarity from 0.3 (below, unlike problems are taken for one) to 1.")
+    if cfg.filters.contamination_ngram < 0:
+        raise ConfigError(
+            f"filters.contamination_ngram is {cfg.filters.contamination_ngram}; it is so many words in a row, or 0 for off."
+        )
     if not 0 <= cfg.difficulty.min_pass_rate <= cfg.difficulty.max_pass_rate <= 1:
         raise ConfigError(
             f"difficulty.min_pass_rate={cfg.difficulty.min_pass_rate} and max_pass_rate={cfg.difficulty.max_pass_rate} must "
@@ -141,8 +146,8 @@ def check_curate(cfg: CurateConfig) -> None:
     for section in (cfg.hack, cfg.difficulty, cfg.engine):
         for item in fields(section):
             value = getattr(section, item.name)
-            if item.name in _POSITIVE and value <= 0:
-                raise ConfigError(f"{item.name} is {value}; it must be above 0.")
+            if item.name in _POSITIVE and not 0 < value < math.inf:
+                raise ConfigError(f"{item.name} is {value}; it must be above 0, and finite.")
     if cfg.engine.path is not None and cfg.engine.url is not None:
         raise ConfigError("engine.path and engine.url are both set; give a folder to serve, or the address of a running engine.")
     rooms = (("hack.max_tokens", cfg.hack), ("difficulty.max_tokens", cfg.difficulty))

@@ -30,7 +30,7 @@ def read_sources(cfg: CurateConfig, funnel: Funnel, bad_rows: Path) -> list[Row]
     bad: list[BadRow] = []
     for source in cfg.sources:
         for row in read(source, cfg.fields):
-            first = rows.get(row.id) if isinstance(row, Row) else None
+            first, alike = rows.get(row.id) if isinstance(row, Row) else None, False
             if isinstance(row, Row) and not row.answer and not cfg.filters.proof:
                 row = BadRow(row.where, "asks for a proof, which filters.proof=false keeps, but has no answer")
             if isinstance(row, Row) and first is None:
@@ -40,9 +40,12 @@ def read_sources(cfg: CurateConfig, funnel: Funnel, bad_rows: Path) -> list[Row]
                 dropped.append(lost("repeated row", row, f"is {first.where}"))  # harmless, unlike one id for two problems
                 continue
             if isinstance(row, Row):
-                row = BadRow(row.where, f"id {row.id!r} was used by {first.where} for another problem")
+                alike = not first.where.startswith(f"{source}:")  # two files that number their rows from 0
+                by_content = "; ids that follow from the content: fields.id=null" if alike else ""
+                row = BadRow(row.where, f"id {row.id!r} was used by {first.where} for another problem{by_content}")
             if cfg.on_bad_row == "error":
-                raise DataError(f"{row.where}: {row.reason}. Correct it, or leave such rows out with on_bad_row=skip.")
+                remedy = "" if alike else " Correct it, or leave such rows out with on_bad_row=skip."
+                raise DataError(f"{row.where}: {row.reason}.{remedy}")
             dropped.append(("duplicate id" if first is not None else "unreadable", row.where, row.reason, ""))
             bad.append(row)
     _tell(bad, bad_rows)

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from k15.config.curate import FieldsConfig
 from k15.curate.proofs import asks_for_proof
@@ -77,9 +78,20 @@ def read_held_out(source: str, prompt: str | None) -> Iterator[Row | BadRow]:
 def _read(source: str, parse: Callable[[str, Mapping], Row | BadRow]) -> Iterator[Row | BadRow]:
     for where, raw in records(source):
         try:
-            yield raw if isinstance(raw, BadRow) else parse(where, raw)
+            yield raw if isinstance(raw, BadRow) else parse(where, {name: _plain(value) for name, value in raw.items()})
         except (DataError, RecursionError) as error:
             yield BadRow(where, str(error).removesuffix(".") if isinstance(error, DataError) else TOO_DEEP)
+
+
+def _plain(value: object) -> object:
+    """As JSON would have it: Parquet gives every object the keys of all, None where it has none, and has decimals."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return f"{value:f}" if value.is_finite() else None  # as it is written: 24.00
+    return value
 
 
 def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
@@ -93,7 +105,7 @@ def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
     if answer is None and not asks_for_proof(_DRAWING.sub(" ", text.strip())):
         return BadRow(where, _missing("answer", fields.answer, answer_field, ANSWER, raw))
     answer = answer if answer is not None else ""
-    identity = raw.get(fields.id) if _there(raw.get(fields.id)) else None
+    identity = raw.get(fields.id) if fields.id is not None and _there(raw.get(fields.id)) else None
     if isinstance(identity, bool) or not isinstance(identity, str | int | None):
         return BadRow(where, f"field `{fields.id}` is {identity!r}; an id is a text or a whole number")
     discipline_field, discipline = _pick(raw, fields.discipline, DISCIPLINE)
@@ -201,7 +213,10 @@ def _final(answer: object, worked: bool) -> str | None:
 
 def _missing(what: str, given: str | None, found: str | None, names: Sequence[str], raw: Mapping) -> str:
     if found is not None and _there(raw.get(found)):
-        return f"field `{found}` holds no {what} (a text; of a worked solution the last #### or \\boxed{{}} counts)"
+        rules = {"prompt": "a text that is not empty; of a conversation, the question alone in a column of its own",
+                 "answer": "a text; of a worked solution the last #### or \\boxed{} counts"}  # fmt: skip
+        is_a = "" if isinstance(raw[found], str) else f", but a {type(raw[found]).__name__}"
+        return f"field `{found}` holds no {what}{is_a} ({rules[what]})"
     wanted = f"`{given}`" if given is not None else " or ".join(f"`{n}`" for n in names)
     has = _printable(", ".join(sorted(map(str, raw)))[:200])
     return f"no {what}: field {wanted} is missing, empty or NaN; the row has {has}"
