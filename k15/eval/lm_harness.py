@@ -207,19 +207,24 @@ def _samples(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _interval(value: float, stderr: object, metric: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """low, high, method and values: over documents where each has a share, else from lm-eval's standard error."""
+    """low, high, method, values and digests: over documents where each has a share, else from lm-eval's standard error."""
     each = {str(s["doc_id"]): s.get(metric) for s in samples}
     if each and all(isinstance(v, int | float) and 0 <= v <= 1 for v in each.values()):
         values = {k: float(v) for k, v in each.items()}  # type: ignore[arg-type]
         interval, method = of_values(list(values.values()))
         if abs(interval.estimate - value) < 1e-9:
-            return {"low": interval.low, "high": interval.high, "method": method, "values": values}
+            return {"low": interval.low, "high": interval.high, "method": method, "values": values, **_digests(samples)}
     if isinstance(stderr, int | float):
         low, high = value - 1.96 * stderr, value + 1.96 * stderr
         if 0 <= value <= 1:  # a share; others (BLEU) have no such bounds
             low, high = max(0.0, low), min(1.0, high)
         return {"low": low, "high": high, "method": "lm-eval's standard error"}
     return {"low": None, "high": None, "method": "none given by lm-eval"}
+
+
+def _digests(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Of the documents, where lm-eval tells them."""
+    return {"digests": {str(s["doc_id"]): s["doc_hash"][:8] for s in samples}} if all("doc_hash" in s for s in samples) else {}
 
 
 def _mean_tokens(samples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer | None) -> float | None:

@@ -1,5 +1,6 @@
 """The numbers of an evaluation: results.json, results.md and the table on the terminal, each number with what it stands on."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,24 +13,33 @@ from k15.eval.estimates import Estimate
 from k15.log.columns import columns as lines_of
 from k15.log.columns import markdown, one_line
 from k15.log.files import atomic_write
+from k15.types import Prompt
 
 KIND = "k15 eval"
 COLUMNS = ("task", "metric", "value", "95 % interval", "interval by", "problems", "samples", "T", "top_p", "max tokens",
            "mean tokens", "cut off", "seed", "prompt", "chat", "model")  # fmt: skip
 Result = dict[str, Any]
 """One number. Keys: task, metric, value, low, high (shares 0..1, or None), method, problems, samples, temperature, top_p,
-max_tokens, mean_tokens, truncated, seed, prompt, chat, model, template; `values` by problem id where they are known."""
+max_tokens, mean_tokens, truncated, seed, prompt, chat, model, template; BY_PROBLEM where they are known."""
+BY_PROBLEM = ("values", "digests")
+"""By a problem's id: what it counts, and a digest of question and answer, since an id may be the row's number in any file."""
 
 
-def numbers(settings: Mapping[str, object], ids: Sequence[str], estimates: Sequence[Estimate]) -> list[Result]:
+def numbers(settings: Mapping[str, object], prompts: Sequence[Prompt], estimates: Sequence[Estimate]) -> list[Result]:
     """One result a metric. `settings`: what is printed with each of them."""
+    ids, digests = [p.id for p in prompts], {p.id: _digest(p) for p in prompts}
     return [
         {
             "metric": e.metric, "value": e.interval.estimate, "low": e.interval.low, "high": e.interval.high, "method": e.method,
-            **settings, "values": dict(zip(ids, e.values, strict=True)),
+            **settings, "values": dict(zip(ids, e.values, strict=True)), "digests": digests,
         }
         for e in estimates
     ]  # fmt: skip
+
+
+def _digest(prompt: Prompt) -> str:
+    said = f"{prompt.text}\0{prompt.answer}".encode(errors="backslashreplace")
+    return hashlib.sha256(said).hexdigest()[:8]
 
 
 def rating_number(settings: Mapping[str, object], found: Rating) -> Result:

@@ -8,7 +8,7 @@ from typing import Any
 
 from k15.errors import DataError
 from k15.eval.intervals import paired_gain
-from k15.eval.results import aligned, read_results
+from k15.eval.results import BY_PROBLEM, aligned, read_results
 from k15.eval.results import row as plain
 from k15.log.columns import markdown
 from k15.log.files import atomic_write
@@ -47,7 +47,8 @@ def evaluations(runs: Sequence[Path], out: Path | None) -> int:
 
 def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
     """(a row for each number of each run, remarks). `difference`: to the first run that has the task and metric, by problems
-    that both have (bootstrap over problems); None for that run itself and where there is none in common."""
+    that both have (bootstrap over problems), the same by id, question and answer; None for that run itself and where there is
+    none in common."""
     names = _names(runs)
     found = [{(r["task"], r["metric"]): r for r in read_results(run)["results"]} for run in runs]
     rows, remarks = [], []
@@ -55,20 +56,34 @@ def compare(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
         holders = [(name, results[key]) for name, results in zip(names, found, strict=True) if key in results]
         first = holders[0][1]
         for name, result in holders:
-            shown = {k: v for k, v in result.items() if k != "values"} | {"run": name, "difference": None}
+            shown = {k: v for k, v in result.items() if k not in BY_PROBLEM} | {"run": name, "difference": None}
             if result is not first:
-                shown |= _difference(first, result)
+                common = _common(first, result)
+                shown |= _difference(first, result, common)
+                if (others := len(first.get("values", {}).keys() & result.get("values", {}).keys()) - len(common)) > 0:
+                    remarks.append(
+                        f"{key[0]}: {others} problems of {name} have the ids of others in {holders[0][0]} (another question or "
+                        "answer), and are left out of the difference"
+                    )
+                elif common and not ("digests" in first and "digests" in result):
+                    remarks.append(f"{key[0]}: paired by ids alone; results of an earlier k15 do not tell what the problems are")
                 if changed := [k for k in SAME if first.get(k) != result.get(k)]:
                     remarks.append(f"{key[0]} {key[1]}: {name} and {holders[0][0]} differ in {', '.join(changed)}")
             rows.append(shown)
     return rows, list(dict.fromkeys(remarks))
 
 
-def _difference(first: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    a, b = first.get("values", {}), result.get("values", {})
-    common = [i for i in a if i in b]
+def _common(first: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """Ids of the problems that both have. One file's row 7 is not another's; results without digests cannot tell."""
+    a, b = first.get("digests", {}), result.get("digests", {})
+    ids = [i for i in first.get("values", {}) if i in result.get("values", {})]
+    return [i for i in ids if not a or not b or a.get(i) == b.get(i)]
+
+
+def _difference(first: Mapping[str, Any], result: Mapping[str, Any], common: Sequence[str]) -> dict[str, Any]:
     if not common:
         return {}
+    a, b = first["values"], result["values"]
     gain = paired_gain([a[i] for i in common], [b[i] for i in common])
     return {"difference": gain.estimate, "difference_low": gain.low, "difference_high": gain.high, "paired": len(common)}
 

@@ -42,30 +42,28 @@ def _judged(cfg: EvaluationConfig, run_dir: Path, plan: Plan, pool: WorkerPool, 
         written = store.settings()
     scored = score(plan.task, prompts, answers, cfg.template, pool)
     _write_verdicts(run_dir, plan, scored)
-    n, ids = len(answers[0]), [p.id for p in prompts]
+    n = len(answers[0])
     shown = {
         "task": plan.spec, "problems": len(prompts), "samples": n, "mean_tokens": scored.mean_tokens,
         "truncated": scored.truncated, **{k: v for k, v in written.items() if k not in ("weights", "stop")},
     }  # fmt: skip
-    results = numbers(shown, ids, scored.estimates(cfg.pass_at if cfg.pass_at else [1, n]))
+    results = numbers(shown, prompts, scored.estimates(cfg.pass_at if cfg.pass_at else [1, n]))
     for language, found in scored.by_language().items() if plan.task.score == "humaneval" else ():
-        own = [p.id for p in prompts if p.meta["language"] == language]
+        own = [p for p in prompts if p.meta["language"] == language]
         results += numbers({**shown, "task": f"{plan.spec} {language}", "problems": len(own)}, own, found)
     if plan.task.name == "codeforces":
         assert access is not None, "programs are judged in the sandbox"
-        results += _contest(cfg, scored, access, shown, ids)
+        results += _contest(cfg, scored, access, shown)
     return results
 
 
-def _contest(
-    cfg: EvaluationConfig, scored: Scored, access: Access, shown: Mapping[str, object], ids: Sequence[str]
-) -> list[Result]:
+def _contest(cfg: EvaluationConfig, scored: Scored, access: Access, shown: Mapping[str, object]) -> list[Result]:
     """The vote, and the rating that its results speak for."""
     found, _ = vote(scored, access)
     population = read_population(cfg.ratings) if cfg.ratings is not None else None
     ratings = [float(p.meta["rating"]) for p in scored.prompts]  # type: ignore[arg-type]
     rated = estimate_rating(ratings, [v == 1.0 for v in found.values], population)
-    return [*numbers(shown, ids, [found]), rating_number(shown, rated)]
+    return [*numbers(shown, scored.prompts, [found]), rating_number(shown, rated)]
 
 
 def complete(plan: Plan, store: Responses) -> tuple[list[Prompt], list[list[Answer]]]:

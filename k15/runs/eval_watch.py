@@ -22,7 +22,7 @@ from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig
 from k15.config.hf import exported_iteration
 from k15.errors import ConfigError, DataError
-from k15.eval.results import COLUMNS, Result, read_results, row, table
+from k15.eval.results import BY_PROBLEM, COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
 from k15.log.columns import markdown
 from k15.log.files import atomic_write
@@ -202,6 +202,6 @@ def append(run_dir: Path) -> str:
     found = [(int(p.parent.name.split("-")[1]), r) for p in folders for r in read_results(p.parent)["results"]]
     page = markdown([["iteration", *COLUMNS], *([str(i), *row(r)] for i, r in found)])
     atomic_write(run_dir / "by_iteration.md", f"# By iteration\n\n{page}\n".encode())
-    rows = [{"iteration": i, **{k: v for k, v in r.items() if k != "values"}} for i, r in found]
+    rows = [{"iteration": i, **{k: v for k, v in r.items() if k not in BY_PROBLEM}} for i, r in found]
     atomic_write(run_dir / "by_iteration.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     return table([{**r, "task": f"iteration {i}: {r['task']}"} for i, r in found])

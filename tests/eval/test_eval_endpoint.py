@@ -178,7 +178,7 @@ def test_two_evaluations_have_a_folder_each(server: Server, tmp_path: Path, monk
         "engine.model=other", "engine.key_env=THE_KEY", "engine.concurrency=3", "sampling.samples=4", "sampling.temperature=0.7",
     ]  # fmt: skip
     command = [sys.executable, "-P", "-m", "k15", "eval", *words]
-    env, both = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     both = [subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
     deadline = time.monotonic() + 120
     while len(found := list(tmp_path.glob("runs/*/responses"))) < 2 and time.monotonic() < deadline:

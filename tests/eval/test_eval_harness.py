@@ -139,6 +139,21 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert k15(["eval", "compare", str(tmp_path / "weak"), str(tmp_path / "strong"), "--out", str(tmp_path / "c")]) == 0
     assert "+57.14" in capsys.readouterr().out and "+57.14" in (tmp_path / "c" / "compare.md").read_text()
+    problems = tmp_path / "data" / "gsm8k" / "test.jsonl"  # whose ids are numbers of rows
+    for change, paired in (("bee see", 13), ("see", None)):
+        problems.write_text(problems.read_text().replace(change, change + " today"))
+        answered(tmp_path / f"of {paired}", "gsm8k", lambda p, i: "\\boxed{-1}", data=tmp_path / "data", limit=14)
+        rows, (note,) = compare([tmp_path / "strong", tmp_path / f"of {paired}"])
+        assert rows[1].get("paired") == paired and f"{14 - (paired or 0)} problems of of {paired} have the ids of others" in note
+    older = json.loads((tmp_path / "weak" / "results.json").read_text())
+    for result in older["results"]:
+        del result["digests"]
+    (tmp_path / "weak" / "results.json").write_text(json.dumps(older))
+    rows, notes = compare([tmp_path / "weak", tmp_path / "strong"])
+    assert rows[1]["paired"] == 14 and notes == [
+        "gsm8k: paired by ids alone; results of an earlier k15 do not tell what the problems are"
+    ]
+    capsys.readouterr()
     assert k15(["eval", "compare", str(tmp_path / "weak"), str(tmp_path)]) == 2
     assert "has no results" in capsys.readouterr().err
 
@@ -293,3 +308,27 @@ def test_half_a_line_and_answers_to_another_text_are_sampled_again(tmp_path: Pat
             store.check({**MODEL, "temperature": 0.7})
     with Responses(tmp_path, "t", {"a": "one", "b": "changed"}) as store:
         assert store.found["b", 0].text == "z" and store.path.read_text().count("\n") == 3
+
+
+def test_a_file_of_answers_has_one_set_of_settings(tmp_path: Path) -> None:
+    """The problems change and change back, with other settings between: the first answers came back under those."""
+    for asked, found in (("one", 0), ("another", 0), ("one", 1)):
+        with Responses(tmp_path, "t", {"1": asked}) as store:
+            assert len(store.found) == found
+            if asked == "another":
+                with pytest.raises(ConfigError, match="1 answers sampled with other settings .temperature was 0.0, now 0.7"):
+                    store.check({**MODEL, "temperature": 0.7})
+            else:
+                store.check(MODEL)
+                store.add(("1", 0), Answer("x", 1, "stop"))
+    for meta in (None, "{", "[]"):
+        if meta is None:
+            (tmp_path / "t.meta.json").unlink()
+        else:
+            (tmp_path / "t.meta.json").write_text(meta)
+        with Responses(tmp_path, "t", {"1": "one"}) as store, pytest.raises(DataError, match="does not say what the 2 answers"):
+            store.check(MODEL)
+    with (tmp_path / "t.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    with pytest.raises(DataError, match="t.jsonl:3 is no answer.*remove that line"):
+        Responses(tmp_path, "t", {"1": "one"})
