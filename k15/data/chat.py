@@ -63,6 +63,8 @@ def _sample(pieces: Sequence[tuple[str, bool]], tokenizer: TextTokenizer) -> Sam
         rest = tokenizer.encode_plain(text[len(body) :])
         if number == len(pieces) - 1:
             rest = []  # nothing follows that the model must read
+            if not ids:
+                raise DataError("the last answer encodes to no token at all, so there is nothing to learn")
             if ids[-1] != tokenizer.eos_id:
                 ids = [*ids, tokenizer.eos_id]
         tokens += ids + rest

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from k15.config.hf import FAMILIES
 from k15.errors import DataError
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -62,6 +63,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._template = template
         self._names = names  # bos_token and friends, as the template sees them
+        self.has_template = template is not None
         self.chat = chat
         self._setting = setting
         self.eos_id = eos_id
@@ -92,12 +94,15 @@ class TextTokenizer:
 
         Raises DataError where the template does not take them.
         """
-        from jinja2.exceptions import TemplateError
-
         try:
             return self._compiled.render(messages=list(messages), add_generation_prompt=generate, tools=None, **self._names)
-        except TemplateError as e:
-            raise DataError(f"The tokenizer's chat template does not render: {e}. Set {self._setting}=false or mend it.") from e
+        except DataError:
+            raise
+        except Exception as e:  # a template is a third party's program, which may fail in any way
+            said = f"{type(e).__name__}: {e}"
+            raise DataError(
+                f"The tokenizer's chat template does not render: {said}. Set {self._setting}=false or mend it."
+            ) from e
 
     @cached_property
     def _compiled(self):
@@ -127,16 +132,29 @@ def _content(value: object) -> str | None:
 def _chat_template(folder: Path, settings: dict) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text()
+        return _text(file)
     template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones; "default" is the one for plain chat
-        return next((t["template"] for t in template if t.get("name") == "default"), None)
+    if isinstance(template, list) and all(isinstance(t, dict) for t in template):
+        # several named ones; "default" is the one for plain chat
+        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise DataError(
+            f"{folder}/tokenizer_config.json has a chat_template of the type {type(template).__name__}; it must be a text, or a "
+            'list of {"name": ..., "template": ...}. Mend it, or put the template into chat_template.jinja.'
+        )
     return template
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not UTF-8 text ({e}); copy the file again.") from None
 
 
 def _json_file(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(_text(path))
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing. A Hugging Face folder with tokenizer.json and tokenizer_config.json is needed; "
@@ -144,6 +162,32 @@ def _json_file(path: Path) -> dict:
         ) from None
     except json.JSONDecodeError as e:
         raise DataError(f"{path} is not JSON (line {e.lineno}: {e.msg}); copy the file again.") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not a JSON object but a {type(found).__name__}; copy the file again.")
+    return found
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    _json_file(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as e:  # the library has no type of its own for this
+        raise DataError(f"{path} is no tokenizer ({e}); copy the file again.") from e
+
+
+def _check_embedding(folder: Path, tokenizer: Tokenizer) -> None:
+    """Every token has a row in the model's embedding, where config.json is beside it. Raises DataError."""
+    config = _json_file(folder / "config.json") if (folder / "config.json").is_file() else {}
+    rows = config.get("vocab_size")
+    if config.get("model_type") not in FAMILIES or not isinstance(rows, int):
+        return  # a model of another layout, which is at most evaluated
+    token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1], default=("", -1))
+    if last >= rows:
+        raise DataError(
+            f"{folder}: the tokenizer's token {token!r} has the id {last}, but vocab_size in config.json is {rows}: the model "
+            f"has no embedding for ids from {rows} on. Give the model's own tokenizer, or enlarge the embedding "
+            "(resize_token_embeddings of transformers) and save both."
+        )
 
 
 def _eos_id(folder: Path, settings: dict, tokenizer: Tokenizer) -> int:
@@ -162,8 +206,8 @@ def load_tokenizer(folder: str | Path, chat: bool = False, setting: str = "model
     lacks."""
     folder = Path(folder)
     settings = _json_file(folder / "tokenizer_config.json")
-    _json_file(folder / "tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    _check_embedding(folder, tokenizer)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     template = _chat_template(folder, settings)

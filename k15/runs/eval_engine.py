@@ -57,7 +57,7 @@ class Subject:
         config = _config(folder)
         if not any(folder.glob("*.bin")):  # vLLM reads those too
             weight_files(folder)
-        chat = cfg.model.chat if cfg.model.chat is not None else _has_template(folder)
+        chat = cfg.model.chat if cfg.model.chat is not None else load_tokenizer(folder).has_template
         most = int(config.get("max_position_embeddings", 0))
         context = cfg.model.max_context_tokens
         if context is not None and most and context > most:
@@ -155,9 +155,3 @@ def _config(folder: Path) -> dict:
         raise DataError(f"{folder} {what}; model.path must name a Hugging Face folder.") from None
     except ValueError as error:
         raise DataError(f"{folder}/config.json is not JSON: {error}.") from None
-
-
-def _has_template(folder: Path) -> bool:
-    """Whether the folder's tokenizer has a chat template."""
-    path = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (path.is_file() and "chat_template" in json.loads(path.read_text()))

@@ -65,6 +65,15 @@ def test_only_what_the_assistant_says_counts_and_each_answer_ends(tmp_path):
     assert one == answer("1+1?", "think|2", tok)  # a conversation of one turn is what RL trains on
 
 
+def test_an_answer_of_no_token_is_a_bad_row_like_any_other(tmp_path):
+    tok = tokenizer(tmp_path, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    said = [[TURNS[1], {"role": "assistant", "content": text}] for text in ("日", "2")]  # the first is not in the vocabulary
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": m}) + "\n" for m in said))
+    with pytest.raises(DataError, match="rows.jsonl:1: .*no token at all"):
+        list(read_examples(tmp_path / "rows.jsonl", tok))
+    assert list(read_examples(tmp_path / "rows.jsonl", tok, on_bad_row="skip")) == [conversation(said[1], tok)]
+
+
 def test_a_template_without_an_end_gets_one_and_one_that_forgets_is_refused(tmp_path):
     tok = tokenizer(tmp_path, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     assert counted(conversation(TURNS[1:3], tok), tok) == "think|2$"

@@ -79,6 +79,12 @@ def test_config_loads_as_qwen2_of_that_shape(folder, auto) -> None:
         (lambda f: (f / "tokenizer.json").write_text("{"), False, "is not JSON"),
         (lambda f: _edit(f, eos_token="<end>"), False, "'<end>', which is not a token"),
         (lambda f: _edit(f, chat_template=None), True, "no chat template"),
+        (lambda f: (f / "tokenizer.json").write_text('{"model": 1}'), False, "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_bytes(b"\xff"), False, "not UTF-8"),
+        (lambda f: (f / "tokenizer_config.json").write_text("[1]"), False, "not a JSON object but a list"),
+        (lambda f: _edit(f, chat_template=[1]), False, "chat_template of the type list"),
+        (lambda f: _edit(f, chat_template=7), True, "chat_template of the type int"),
+        (lambda f: _edit(f, "config.json", vocab_size=20), False, "has the id 31, but vocab_size in config.json is 20"),
     ],
 )
 def test_broken_folders_are_named(tmp_path, change, chat, says) -> None:
@@ -87,15 +93,20 @@ def test_broken_folders_are_named(tmp_path, change, chat, says) -> None:
         load_tokenizer(tmp_path, chat=chat)
 
 
-def _edit(folder, **changes) -> None:
-    file = folder / "tokenizer_config.json"
+def _edit(folder, name="tokenizer_config.json", **changes) -> None:
+    file = folder / name
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_a_template_that_fails_is_the_users_error(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [("{{ raise_exception('only assistants here') }}", "only assistants here"), ("{{ 1/0 }}", "ZeroDivisionError"),
+     ("{% if %}", "Set model.chat=false or mend it")],
+)  # fmt: skip
+def test_a_template_that_fails_is_the_users_error(tmp_path, template, says) -> None:
     write_tiny_model(tmp_path, TinyModelConfig(), 192)
-    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('only assistants here') }}")
-    with pytest.raises(DataError, match="only assistants here"):
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(DataError, match=says):
         load_tokenizer(tmp_path, chat=True).encode_prompt("1+1=")
 
 
