@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from k15.config.schema import RunConfig
 from k15.config.words import wrong_type
@@ -155,8 +156,8 @@ def from_yaml(text: str, kind: type[Config] = RunConfig) -> Config:
     """The inverse of `to_yaml` for a config of `kind`. Raises ConfigError for a text of another command or version."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError, AssertionError) as error:  # the last: a number alone
         raise ConfigError(
-            f"this config.yaml is not one of this command in this version ({kind.__name__}): {str(error).splitlines()[0]}"
+            f"this config.yaml is not one of this command in this version ({kind.__name__}): {' '.join(str(error).split()[:40])}"
         ) from error
     return typed(merged, kind)

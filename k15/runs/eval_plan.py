@@ -14,8 +14,23 @@ from k15.eval.sources import Source
 from k15.eval.tasks import LM_EVAL, Task, ask, load, split_name, template_of
 from k15.log import get_logger
 from k15.runs.eval_engine import Subject
+from k15.runs.job import differing
 from k15.types import Prompt
 
+OF_SCORING = (
+    "tasks",
+    "data_dir",
+    "template",
+    "pass_at",
+    "ratings",
+    "workers",
+    "sandbox",
+    "cluster",
+    "name",
+    "run_dir",
+    "dry_run",
+)
+"""Settings that score_only heeds; all others are the sampling's."""
 log = get_logger("eval")
 
 
@@ -114,7 +129,8 @@ def lm_settings(cfg: EvaluationConfig, subject: Subject) -> dict[str, object]:
 
 
 def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
-    """score_only: what was asked, of whom and how, is what the run that sampled wrote down. Raises ConfigError."""
+    """score_only: what was asked, of whom and how, is what the run that sampled wrote down. Raises ConfigError, also where the
+    words say something else of that."""
     if not cfg.score_only:
         return cfg
     path = Path(cfg.run_dir) / "config.yaml" if cfg.run_dir is not None else None
@@ -123,12 +139,17 @@ def as_sampled(cfg: EvaluationConfig) -> EvaluationConfig:
             f"score_only=true needs run_dir=<a run of k15 eval>; {path if path is not None else 'run_dir'} is not there."
         )
     before = from_yaml(path.read_text(), EvaluationConfig)
-    return replace(
-        before, score_only=True, watch=None, dry_run=cfg.dry_run, run_dir=cfg.run_dir,
-        tasks=cfg.tasks if cfg.tasks else before.tasks,
-        data_dir=cfg.data_dir if cfg.data_dir is not None else before.data_dir, template=cfg.template, pass_at=cfg.pass_at,
-        ratings=cfg.ratings, workers=cfg.workers, sandbox=cfg.sandbox, cluster=cfg.cluster,
-    )  # fmt: skip
+    ours = {name: getattr(cfg, name) for name in OF_SCORING}
+    ours["tasks"] = cfg.tasks if cfg.tasks else before.tasks
+    ours["data_dir"] = cfg.data_dir if cfg.data_dir is not None else before.data_dir
+    scored = replace(before, score_only=True, watch=None, **ours)
+    given = set(differing(cfg, EvaluationConfig())) & set(differing(cfg, scored))
+    if given:
+        raise ConfigError(
+            f"score_only=true samples nothing: {', '.join(sorted(given))} cannot differ from {path}. Leave it out; what may be "
+            f"given is {', '.join(OF_SCORING)}."
+        )
+    return scored
 
 
 def stamp(cfg: EvaluationConfig, subject: Subject, plans: Sequence[Plan]) -> str:

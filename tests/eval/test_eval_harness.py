@@ -195,12 +195,32 @@ def test_what_is_typed_wrong_is_said_before_anything_starts(words, said, model: 
     assert said in capsys.readouterr().err
 
 
+def test_scoring_again_refuses_settings_of_the_sampling(tmp_path: Path, capsys) -> None:
+    write_data(tmp_path / "data")
+    run = tmp_path / "run"
+    answered(run, "gsm8k", lambda p, i: "\\boxed{1}", data=tmp_path / "data", limit=3)
+    score = ["eval", f"run_dir={run}", "score_only=true"]
+    for words, said in (
+        (["limit=2"], "limit cannot differ"),
+        (["sampling.samples=2", "prompt=boxed"], "prompt, sampling.samples cannot differ"),
+        (["watch=/somewhere"], "watch cannot differ"),
+    ):
+        assert k15([*score, *words]) == 2
+        assert said in capsys.readouterr().err, words
+    assert k15([*score, "limit=3", "template=#ANSWER", "workers=2"]) == 0
+    (run / "config.yaml").write_text("a: [")
+    assert k15(score) == 2
+    assert "config.yaml" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from k15.config.schema import TinyModelConfig
     from k15.data.tiny import write_tiny_model
 
-    return write_tiny_model(tmp_path_factory.mktemp("model"), TinyModelConfig(), 192)
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"), TinyModelConfig(), 192)
+    (folder / "model.safetensors").touch()
+    return folder
 
 
 def test_a_limit_changes_no_answer_and_long_names_stay_names(model: Path, tmp_path: Path) -> None:
@@ -285,6 +305,7 @@ def test_settings_that_only_some_tasks_heed_are_named(caplog) -> None:
 def test_a_dtype_of_null_is_none(model: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
+    (tmp_path / "model.safetensors").touch()
     config = json.loads((model / "config.json").read_text())
     for change, dtype in (({"torch_dtype": None}, "bfloat16"), ({"torch_dtype": None, "dtype": "float16"}, "float16")):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
