@@ -36,7 +36,7 @@ class Sampling(Protocol):
 
 def check_engines(cfg: Sampling, model: Mapping[str, object]) -> None:
     """All of them."""
-    context_has_positions(cfg.model, model)
+    context_has_positions(cfg.model.max_context_tokens, model)
     _context_holds_response(cfg)
     _latent_attention_runs(cfg, model)
     _kv_cache_holds_context(cfg, model)

@@ -99,7 +99,7 @@ def check_fit(cfg: Any, stages: Mapping[str, StageConfig]) -> dict[str, object]:
     if not any(stage.epochs for stage in stages.values()):
         raise ConfigError(f"no stage has an epoch, so nothing would be trained. Give {next(iter(stages))}.epochs=1.")
     model = model_config(cfg)
-    context_has_positions(cfg.model, model)
+    context_has_positions(cfg.model.max_context_tokens, model)
     signal_comes_before_the_end(cfg.cluster)
     members_fit(cfg.cluster)
     ranks_have_gpus(cfg.cluster, cfg.parallel.ranks_per_node)

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 
-from k15.config.schema import ClusterConfig, LogConfig, ModelConfig
+from k15.config.schema import ClusterConfig, LogConfig
 from k15.errors import ConfigError
 
 SLURM_LONGEST_SIGNAL_S = 65535
@@ -81,11 +81,8 @@ def kernels_have_a_gpu(cluster: ClusterConfig, key: str, kernels: str) -> None:
         raise ConfigError(f"{key}=triton needs GPUs, but {where}. Give {key}=auto (Triton on GPUs, PyTorch elsewhere) or torch.")
 
 
-def context_has_positions(cfg: ModelConfig, model: Mapping[str, object]) -> None:
-    """`model`: config.json."""
+def context_has_positions(tokens: int, model: Mapping[str, object], setting: str = "model.max_context_tokens") -> None:
+    """`model`: config.json. `setting`: that of `tokens`."""
     limit = model.get("max_position_embeddings")
-    if isinstance(limit, int) and cfg.max_context_tokens > limit:
-        raise ConfigError(
-            f"model.max_context_tokens={cfg.max_context_tokens} is over the model's max_position_embeddings={limit}. "
-            f"Give at most {limit}."
-        )
+    if isinstance(limit, int) and tokens > limit:
+        raise ConfigError(f"{setting}={tokens} is over the model's max_position_embeddings={limit}. Give at most {limit}.")

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from k15.config.curate import CurateConfig, check_curate
 from k15.config.hf import hf_folder
+from k15.config.job import context_has_positions
 from k15.curate.funnel import Funnel, lost
 from k15.curate.pipeline import read_sources, without_duplicates, without_evaluation, without_kinds, without_leaks
 from k15.curate.rows import Row
@@ -46,7 +47,8 @@ def preflight(cfg: CurateConfig, nodes: int) -> None:
         if not source.startswith(HUB) and not Path(source).exists():
             raise DataError(f"{source} does not exist; sources and evaluation name files, folders, or hf:NAME:SPLIT.")
     if cfg.engine.path is not None:
-        hf_folder("engine.path", cfg.engine.path)
+        model = hf_folder("engine.path", cfg.engine.path)
+        context_has_positions(cfg.engine.max_context_tokens, model, "engine.max_context_tokens")
         engine_tokenizer(cfg.engine)
     check_folder_can_be_made(Path(cfg.store), "store")
     check_folder_can_be_made(_run_dir(cfg), "run_dir")

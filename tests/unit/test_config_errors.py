@@ -12,9 +12,11 @@ import pytest
 from k15.config.check import check, model_config
 from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, compose_run, from_yaml, to_yaml
+from k15.config.curate import CurateConfig
 from k15.config.schema import TinyModelConfig
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
+from k15.runs import curate
 from k15.runs.eval_engine import Subject
 from k15.runs.job import prepare_folder
 from k15.runs.prepare import model_folder, preflight
@@ -154,6 +156,14 @@ def test_a_model_that_lacks_a_shard_is_refused_before_the_job(tmp_path, command,
     with pytest.raises(K15Error, match=expected):
         cfg = compose_as(COMMANDS[command], command, [f"model.path={model}"])
         Subject.of(cfg) if command == "eval" else model_config(cfg)
+
+
+def test_a_model_of_curation_with_too_few_positions_is_refused_before_a_row_is_read(tmp_path):
+    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
+    (model / "model.safetensors").write_bytes(b"")
+    words = [f"sources=[{model}/config.json]", f"engine.path={model}", "hack.enabled=true", f"store={tmp_path}/store"]
+    with pytest.raises(ConfigError, match="engine.max_context_tokens=4096 is over the model's max_position_embeddings=192"):
+        curate.preflight(compose_as(CurateConfig, "curate", words), nodes=1)
 
 
 @pytest.mark.parametrize("package", ["wandb", "tensorboard"])
