@@ -1,5 +1,7 @@
 """Files that are either whole or not there, also when the process is killed in between."""
 
+import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from k15.errors import ConfigError
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without -o flock, NFS without lockd
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -49,3 +53,34 @@ def check_folder_can_be_made(folder: Path, setting: str) -> None:
     except OSError as error:
         what = "is no folder" if not there.is_dir() else f"cannot be written to ({error.strerror})"
         raise ConfigError(f"{setting} is {str(folder)!r}, but {there} {what}; give another {setting}=FOLDER.") from None
+
+
+@contextmanager
+def alone(lock: Path, refusal: str) -> Iterator[None]:
+    """One process at a time is in the block; for the others a ConfigError that says `refusal`. The file `lock` is there for as
+    long; the kernel's lock on it goes with the process, however it ends. Where a file system has no locks, nobody is refused."""
+    descriptor = _locked(lock, refusal)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path, refusal: str) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise ConfigError(f"{refusal}.") from None
+                raise
+        try:
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # removed, and perhaps made anew, between open and lock

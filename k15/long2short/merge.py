@@ -5,6 +5,7 @@ whatever the size of the models.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import torch
 from k15.config.hf import EXPORT_RECORD, fingerprint, spelled_out, weight_files
 from k15.errors import ConfigError, DataError
 from k15.log import get_logger
+from k15.log.files import alone, check_folder_can_be_made
 from k15.long2short.tensors import DTYPES, Stored, read_folder, read_header
 
 PIECE = 1 << 22  # elements: 16 MiB in fp32
@@ -23,6 +25,7 @@ RECORD = "merge.json"
 NOT_COPIED = {RECORD, EXPORT_RECORD}  # they speak of the first folder's weights
 UNREAD = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 KEPT_OF_FIRST = {"bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"}
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 MAY_DIFFER = UNREAD | KEPT_OF_FIRST  # of config.json: no part of the shape
 log = get_logger("merge")
 
@@ -50,20 +53,24 @@ def merge(
         return target
     models = check_folders(folders, target)
     step = progress(len(models[0])) if progress is not None else lambda: None
-    tmp = target.with_name(f".{target.name}.tmp{os.getpid()}")
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    try:
-        for path in folders[0].iterdir():
-            weights = path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-            if path.is_file() and not weights and path.name not in NOT_COPIED:
-                shutil.copyfile(path, tmp / path.name)
-        for file in weight_files(folders[0]):
-            _merge_file(file, tmp / file.name, models, shares, step)
-        (tmp / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        tmp.rename(target)
-    finally:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tmp = target.with_name(f".{target.name}.tmp")  # one name: what a killed merge has left goes
+    with alone(target.with_name(f".{target.name}.lock"), f"another `k15 merge` writes {target}; wait for its end"):
+        if is_done(target, record):  # by another, meanwhile
+            return target
         shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir()
+        try:
+            for path in folders[0].iterdir():
+                weights = path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+                if path.is_file() and not weights and path.name not in NOT_COPIED:
+                    shutil.copyfile(path, tmp / path.name)
+            for file in weight_files(folders[0]):
+                _merge_file(file, tmp / file.name, models, shares, step)
+            (tmp / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            tmp.rename(target)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
     return target
 
 
@@ -95,7 +102,13 @@ def _average(name: str, stored: Sequence[Stored], shares: Sequence[float], start
     total = first.to(torch.float64 if kind == torch.float64 else torch.float32).mul_(shares[0])
     for other, share in zip(stored[1:], shares[1:], strict=True):
         total.add_(other.read(start, count).to(total.dtype), alpha=share)
-    return total.to(kind)
+    average = total.to(kind)
+    if not torch.isfinite(average).all():
+        bad = next((s.file for s in stored if not torch.isfinite(s.read(start, count)).all()), None)
+        if bad is not None:
+            raise DataError(f"{name} of {bad} holds NaN or infinities; such a model is broken, give another.")
+        raise DataError(f"{name}: the average is beyond what {stored[0].dtype} holds; name a folder in BF16 or F32 first.")
+    return average
 
 
 def check_weights(count: int, weights: Sequence[float] | None) -> list[float]:
@@ -106,16 +119,21 @@ def check_weights(count: int, weights: Sequence[float] | None) -> list[float]:
         return [1 / count] * count
     if len(weights) != count:
         raise ConfigError(f"there are {len(weights)} weights for {count} folders; give one each.")
-    if any(not 0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
-        raise ConfigError(f"weights are {', '.join(f'{w:g}' for w in weights)}; they must be at least 0, and one above 0.")
+    if any(not 0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
+        raise ConfigError(
+            f"weights are {', '.join(f'{w:g}' for w in weights)}; they must be at least 0, one above 0, and their sum finite."
+        )
     return [w / sum(weights) for w in weights]
 
 
 def is_done(out: Path, record: Mapping[str, object]) -> bool:
     """Is `out` the merge of `record`? Raises ConfigError where it is something else."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return False
-    found = json.loads((out / RECORD).read_text()) if (out / RECORD).is_file() else None
+    try:
+        found = json.loads((out / RECORD).read_text())
+    except (OSError, ValueError):
+        found = None
     if found != record:
         raise ConfigError(
             f"{out} exists and is not this merge (or its models have changed since); give another --out, or remove it."
@@ -125,8 +143,11 @@ def is_done(out: Path, record: Mapping[str, object]) -> bool:
 
 def check_folders(folders: Sequence[Path], out: Path) -> list[dict[str, Stored]]:
     """The tensors of each folder, after all checks that need no weights to be read. Raises ConfigError and DataError."""
-    configs = [_json(f / "config.json") for f in folders]
+    configs = [_config(f) for f in folders]
     models = [read_folder(f) for f in folders]
+    for config, model in zip(configs[1:], models[1:], strict=True):
+        if configs[0].get("tie_word_embeddings") and config.get("tie_word_embeddings"):
+            _one_output(models[0], model)
     for folder, config, model in zip(folders[1:], configs[1:], models[1:], strict=True):
         fault = (
             _config_difference(configs[0], config)
@@ -142,6 +163,7 @@ def check_folders(folders: Sequence[Path], out: Path) -> list[dict[str, Stored]]
                     config.get(key), folder,
                 )  # fmt: skip
     needed = sum(t.nbytes for t in models[0].values())
+    check_folder_can_be_made(out.parent, "--out")
     parent = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
@@ -149,11 +171,42 @@ def check_folders(folders: Sequence[Path], out: Path) -> list[dict[str, Stored]]
     return models
 
 
-def _json(path: Path) -> Any:
+def _one_output(first: dict[str, Stored], other: dict[str, Stored]) -> None:
+    """Tied models may store the embedding a second time, as the output: where only one does, `other` gets it or loses it. One
+    whose output is not its embedding stays as it is."""
+    if (HEAD in first) == (HEAD in other):
+        return
+    has, lacks = (first, other) if HEAD in first else (other, first)
+    if EMBEDDING not in has or EMBEDDING not in lacks or not _same(has[HEAD], has[EMBEDDING]):
+        return
+    if lacks is other:
+        other[HEAD] = other[EMBEDDING]
+    else:
+        del other[HEAD]
+
+
+def _same(a: Stored, b: Stored) -> bool:
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and all(torch.equal(a.read(*p), b.read(*p)) for p in a.pieces(PIECE))
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text())
+    except ValueError as error:  # also what is not UTF-8
         raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is a {type(found).__name__}, but must be an object.")
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json, whose values are of the kinds that they should be. Raises DataError."""
+    found = _json(folder / "config.json")
+    try:
+        spelled_out(found)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise DataError(f"{folder / 'config.json'} describes no model ({type(error).__name__}: {error}).") from error
+    return found
 
 
 def _config_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:

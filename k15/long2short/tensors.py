@@ -62,16 +62,33 @@ def read_header(file: Path) -> tuple[bytes, dict[str, Stored]]:
                 raise ValueError("its header is longer than the file")
             text = opened.read(length)
         entries = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError(f"its header is a {type(entries).__name__}, not an object")
     except (ValueError, OSError) as error:
         raise DataError(f"{file} is no safetensors file: {error}.") from None
     entries.pop("__metadata__", None)
-    found = {}
-    for name, entry in sorted(entries.items(), key=lambda e: e[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        if entry["dtype"] not in DTYPES:
-            raise DataError(f"{file}: {name} is of type {entry['dtype']}; types that can be read: {', '.join(DTYPES)}.")
-        found[name] = Stored(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
-    return head + text, found
+    stored = [_entry(file, name, entry, 8 + length) for name, entry in entries.items()]
+    if any(tensor.start + tensor.nbytes > file.stat().st_size for _, tensor in stored):
+        raise DataError(f"{file} ends in the middle of a tensor; copy it again.")
+    return head + text, {name: tensor for name, tensor in sorted(stored, key=lambda item: item[1].start)}
+
+
+def _entry(file: Path, name: str, entry: object, data: int) -> tuple[str, Stored]:
+    """One tensor of a header; `data`: where the tensors' bytes begin. Raises DataError."""
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if all(
+            isinstance(n, int) and n >= 0 for n in shape
+        ):
+            pass
+        case _:
+            raise DataError(f"{file} is no safetensors file: its header does not say type, shape and place of {name}.")
+    if dtype not in DTYPES:
+        raise DataError(f"{file}: {name} is of type {dtype}; types that can be read: {', '.join(DTYPES)}.")
+    tensor = Stored(file, dtype, tuple(shape), data + begin, end - begin)
+    if begin < 0 or tensor.nbytes != tensor.elements * DTYPES[dtype].itemsize:
+        raise DataError(f"{file}: {name} has {tensor.nbytes} bytes, but {shape} numbers of type {dtype} have "
+                        f"{tensor.elements * DTYPES[dtype].itemsize}; the header is wrong, make the file again.")  # fmt: skip
+    return name, tensor
 
 
 def read_folder(folder: Path) -> dict[str, Stored]:

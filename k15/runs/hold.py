@@ -5,7 +5,6 @@ written into the file says who has it. It also stands in for the lock where a fi
 another node whose Slurm job still runs there has the folder too.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -18,12 +17,12 @@ from pathlib import Path
 
 from k15.errors import ConfigError
 from k15.log import get_logger
+from k15.log.files import WITHOUT_LOCKS
 from k15.node.rendezvous import JobIdentity
 
 NAME = ".lock"
 PATIENCE_S = 120.0  # KillWait of a job that was cancelled just now; NFS forgets the lock of a node that died after 90 s
 LOOK_S = 2.0  # Slurm is asked each time
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without -o flock, NFS without lockd
 RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
 log = get_logger("job")
 

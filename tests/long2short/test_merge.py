@@ -16,6 +16,7 @@ from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, DataError
 from k15.long2short import merge as module
 from k15.long2short.merge import merge
+from k15.long2short.tensors import read_header
 
 SHAPES = {"a.weight": (37, 11), "b.weight": (5,), "c.weight": (64, 33), "position_ids": (7,), "scale": ()}
 
@@ -127,6 +128,88 @@ def test_the_first_difference_is_named(tmp_path, caplog):
         with pytest.raises(ConfigError, match=message):
             merge(dirs, tmp_path / "out", weights)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+BAD = {
+    "[]": "its header is a list",
+    '{"a": {"dtype": "F32", "shape": [2]}}': "does not say type, shape and place of a",
+    '{"a": [1]}': "does not say type, shape and place of a",
+    '{"a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 8]}}': "a has 8 bytes, but .* of type F16 have 4",
+    '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}': "ends in the middle of a tensor",
+}
+
+
+@pytest.mark.parametrize("header", BAD)
+def test_a_header_that_does_not_fit_its_bytes_is_refused(header: str, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(DataError, match=BAD[header]) as error:
+        read_header(tmp_path / "x.safetensors")
+    assert "x.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize("name, text", [("config.json", b"[]"), ("config.json", b"\xff{}"), ("tokenizer.json", b"[1]"),
+    ("config.json", b'{"model_type": "qwen2", "hidden_size": 64, "num_attention_heads": 4, "rope_theta": "many"}'),
+    ("config.json", b'{"model_type": "qwen2", "hidden_size": "64"}')])  # fmt: skip
+def test_a_broken_folder_is_named(name: str, text: bytes, tmp_path: Path) -> None:
+    a, b = (folder(tmp_path / n, tensors(0, torch.float32)) for n in "ab")
+    (b / name).write_bytes(text)
+    with pytest.raises(DataError, match=f"/b/{name} "):
+        merge([a, b], tmp_path / "out")
+
+
+def test_no_average_is_not_a_number(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", tensors(0, torch.float16))
+    b = folder(tmp_path / "b", tensors(1, torch.float32) | {"b.weight": torch.tensor([0, 0, float("nan"), 0, 0])})
+    c = folder(tmp_path / "c", tensors(1, torch.float32) | {"b.weight": torch.full((5,), 1e6)})
+    with pytest.raises(DataError, match="b.weight of .*/b/model.safetensors holds NaN"):
+        merge([a, b], tmp_path / "out")
+    with pytest.raises(DataError, match="b.weight: the average is beyond what F16 holds"):
+        merge([a, c], tmp_path / "out")
+    with pytest.raises(ConfigError, match="their sum finite"):
+        merge([a, a], tmp_path / "out", [1e308, 1e308])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_one_merge_at_a_time_writes_a_folder_and_what_a_killed_one_left_goes(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", tensors(0, torch.float32))
+    (tmp_path / ".out.tmp").mkdir()
+    (tmp_path / ".out.tmp" / "model-00007-of-00008.safetensors").touch()
+    refused = []
+
+    def meanwhile(tensors: int):
+        def step() -> None:
+            if not refused:
+                with pytest.raises(ConfigError, match=r"another `k15 merge` writes .*/out; wait for its end") as error:
+                    merge([a, a], tmp_path / "out")
+                refused.append(error)
+
+        return step
+
+    out = merge([a, a], tmp_path / "out", progress=meanwhile)
+    assert refused and sorted(p.name for p in tmp_path.iterdir()) == ["a", "out"]
+    assert [p.name for p in out.glob("*.safetensors")] == ["model.safetensors"]
+    (tmp_path / "link").symlink_to("nothing")
+    for wrong, message in (("link", "exists and is not this merge"), ("a/config.json/x", "is no folder")):
+        with pytest.raises(ConfigError, match=message):
+            merge([a, a], tmp_path / wrong)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_model_that_stores_its_embedding_twice_merges_with_one_that_does_not(tied: bool, tmp_path: Path) -> None:
+    parts = [{"model.embed_tokens.weight": torch.full((3, 2), float(value))} for value in (1, 3)]
+    twice = parts[0] | {"lm_head.weight": parts[0]["model.embed_tokens.weight"].clone()}
+    a, b, c = (
+        folder(tmp_path / n, w) for n, w in (("a", twice), ("b", parts[1]), ("c", twice | {"lm_head.weight": torch.ones(3, 1)}))
+    )
+    for path in (a, b, c):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+    with pytest.raises(DataError, match="lm_head.weight is in the first only"):
+        merge([c, b] if tied else [a, b], tmp_path / "out")
+    if tied:
+        for dirs, names in (([a, b], twice.keys()), ([b, a], parts[1].keys())):
+            got = loaded(merge(dirs, tmp_path / dirs[0].name / "out"))
+            assert got.keys() == names and all(torch.equal(t, torch.full((3, 2), 2.0)) for t in got.values())
 
 
 _SIZES = {"hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 128, "rms_norm_eps": 1e-5,
