@@ -19,7 +19,7 @@ from k15.curate.sources import BadRow, records
 from k15.data.jsonl import TOO_DEEP, check_characters, not_a_value
 from k15.data.store import content_id
 from k15.errors import DataError
-from k15.reward.answer import BOXED, extract
+from k15.reward.answer import marked
 from k15.reward.code import check_answer
 from k15.reward.router import DOMAINS
 
@@ -207,8 +207,8 @@ def _final(answer: object, worked: bool) -> str | None:
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return None
     text = str(answer).strip()
-    marked = next((m for m in (extract(text, BOXED), extract(text, "####ANSWER")) if m), None)
-    return marked if marked is not None else None if worked or not text else text
+    final = marked(text)
+    return final if final is not None else None if worked or not text else text
 
 
 def _missing(what: str, given: str | None, found: str | None, names: Sequence[str], raw: Mapping) -> str:

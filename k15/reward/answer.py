@@ -12,6 +12,7 @@ from k15.reward.notation import canonical, nesting
 
 SLOT = "ANSWER"
 BOXED = "\\boxed{ANSWER}"
+WORKED = "####ANSWER"
 AUTO = (BOXED, "<answer>ANSWER</answer>", "#ANSWER")  # `#` last: in other texts it may start a heading
 _BARE_BOX = re.compile(r"\\boxed\s*([0-9a-zA-Z])(?![a-zA-Z])")  # \boxed 5 is TeX for \boxed{5}
 _BOX = re.compile(r"\\boxed\s*\{")
@@ -51,6 +52,17 @@ def extract(response: str, template: str = "auto") -> str | None:
         if start >= 0:
             return _closed(response[start + len(before) :], candidate, after)
     return None
+
+
+def reference(answer: str) -> str:
+    """The final answer of a reference, which may be a worked solution (GSM8K's and MATH's are): what its last \\boxed{} or, in a
+    text without one, its last #### marks; the whole text where it has neither."""
+    return marked(answer) or answer
+
+
+def marked(solution: str) -> str | None:
+    """What the last \\boxed{} or #### of a worked solution marks; None where it marks nothing."""
+    return extract(solution, BOXED) or extract(solution, WORKED) or None
 
 
 def _closed(rest: str, template: str, after: str) -> str | None:

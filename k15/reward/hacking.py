@@ -9,6 +9,7 @@ Both are pure; `k15.curate.ask` has the guesses made.
 import re
 from collections.abc import Sequence
 
+from k15.reward.answer import reference
 from k15.reward.compare import compare, parts
 from k15.reward.literal import literal
 from k15.reward.notation import canonical
@@ -44,7 +45,7 @@ def leaks_answer(prompt: Prompt) -> str | None:
     operator, and stands in the prompt after an equals sign at the end of a sentence. Numbers that a prompt merely
     mentions are no leak: many answers occur among the given quantities.
     """
-    answer = canonical(prompt.answer)
+    answer = canonical(reference(prompt.answer))
     if not answer:
         return None
     for match in _STATED.finditer(prompt.text):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from k15.reward.answer import exact_verdict, extract
+from k15.reward.answer import exact_verdict, extract, reference
 from k15.reward.asked import refusal
 from k15.reward.notation import canonical
 from k15.reward.pool import Job, WorkerPool
@@ -37,11 +37,13 @@ def score(
 def verdicts(
     pairs: Sequence[tuple[str, str]], template: str = "auto", pool: WorkerPool | None = None, question: str | None = None
 ) -> list[MathVerdict]:
-    """Verdicts on (response, answer) pairs, in order; those that need algebra share the pool's workers.
+    """Verdicts on (response, answer) pairs, in order; those that need algebra share the pool's workers. Of an answer that is a
+    worked solution its final answer counts (`reference`).
 
     `question`: the problem's text, where there is one. An answer that only restates it (`(x+1)^2` to "Expand (x+1)^2"), or
     that lacks the form it asks for, is then refused, though it equals the reference.
     """
+    pairs = [(response, reference(answer)) for response, answer in pairs]
     done: list[MathVerdict | None] = []
     open_: list[tuple[int, str, str]] = []
     for response, answer in pairs:

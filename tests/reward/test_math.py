@@ -14,10 +14,12 @@ from reward_cases import CASES, HOSTILE, PIECES
 
 from k15.errors import ConfigError
 from k15.reward.answer import check_template, exact_verdict, extract
+from k15.reward.hacking import leaks_answer
 from k15.reward.literal import number
 from k15.reward.math import score, verdicts
 from k15.reward.notation import canonical
 from k15.reward.pool import WorkerPool
+from k15.types import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,16 @@ def test_a_response_of_a_megabyte_takes_milliseconds(unit: str, size: int) -> No
         verdict = score(response, "5")
     assert not verdict.correct and score(text + " \\boxed{5}", "5").correct
     assert time.monotonic() - started < 3.0
+
+
+@pytest.mark.parametrize(
+    "answer", ["14", "#### 14", "7*2 is 14.\n#### 14", r"\boxed{14}", r"Twice 7 is $7+7=\boxed{14}$.", "Of #1 and #2:\n####14\n"]
+)
+def test_of_a_worked_solution_the_final_answer_counts(answer: str) -> None:
+    found = verdicts([(r"\boxed{14}", answer), ("#### 14", answer), (r"\boxed{7}", answer)])
+    assert [v.correct for v in found] == [True, True, False]
+    assert leaks_answer(Prompt("a", "7*2= (the answer is 14)", answer)) is not None
+    assert leaks_answer(Prompt("a", "7*2=", answer)) is None
 
 
 def test_echo_and_several_boxes() -> None:
