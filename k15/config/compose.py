@@ -84,11 +84,10 @@ def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigEr
     text = str(error)
     # The second: the name is a config group, but another command's.
     unknown = re.search(r"(?:Key '([^']+)' (?:is )?not in|Could not override '([^']+)'\. No match)", f"{text} {error.__cause__}")
-    said = f"{unknown[1] or unknown[2]}=" if unknown else ""  # first: a config group is no key either
-    for override in sorted(overrides, key=lambda word: said not in word):
-        key = override.split("=")[0].lstrip("+~")
+    said = (unknown[1] or unknown[2]) if unknown else ""
+    for key in (word.split("=")[0].lstrip("+~") for word in overrides):
         parent, leaf = _walk(root, key)
-        if parent is not None and leaf is not None and unknown and not key.startswith("hydra"):
+        if parent is not None and leaf is not None and leaf == said:  # a config group is no key either, but not what is wrong
             return _unknown_key(root, key, leaf, [f.name for f in fields(parent)])
     swept = re.search(r"Ambiguous value for argument '([^']+)'", text)
     if swept:
@@ -106,14 +105,19 @@ def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigEr
 
 
 def _unknown_key(root: type, key: str, leaf: str, siblings: Sequence[str]) -> ConfigError:
-    """The nearest setting: one that ends in `key`, one of the same name elsewhere, a near sibling, a near name elsewhere."""
-    last, names = key.split(".")[-1], _names(root)
+    """The nearest setting: one that ends in `key`, one of a near section that has the rest of it, one of the same name elsewhere,
+    a near sibling, a near name elsewhere."""
+    parts, names = key.split("."), _names(root)
+    last, place = parts[-1], parts.index(leaf)
+    sections = get_close_matches(leaf, siblings, n=3) if leaf != last else []
+    with_rest = [".".join([*parts[:place], section, *parts[place + 1 :]]) for section in sections]
     by_last: dict[str, list[str]] = {}
     for name in names:
         by_last.setdefault(name.split(".")[-1], []).append(name)
     near = get_close_matches(last, by_last, n=1)
     hints = (
         [n for n in names if n.endswith(f".{key}")]
+        or [n for n in with_rest if n in names]
         or get_close_matches(leaf, siblings, n=1, cutoff=0.85)
         or by_last.get(last, [])
         or get_close_matches(leaf, siblings, n=1)
