@@ -37,13 +37,18 @@ def rise_and_fall(step: int, steps: int, rise: int, lr: float, final_lr: float) 
     return final_lr + 0.5 * (lr - final_lr) * (1 + math.cos(math.pi * done))
 
 
+def times_seen(size: int, weight: float) -> tuple[int, int]:
+    """(how often an epoch sees all of a file's `size` units, how many of them it sees once more)."""
+    whole = int(weight)
+    return whole, round((weight - whole) * size)
+
+
 def epoch_order(sizes: Sequence[int], weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """Unit numbers of one epoch, shuffled. Units of file f are seen floor(weight) times, and a random part of them, which is
     the rest of the weight, once more. Files follow each other in the numbering; sizes: units of each."""
     parts, first = [], 0
     for size, weight in zip(sizes, weights, strict=True):
-        whole = int(weight)
-        more = round((weight - whole) * size)
+        whole, more = times_seen(size, weight)
         numbers = np.arange(first, first + size)
         parts += [numbers] * whole + [rng.permutation(numbers)[:more]]
         first += size

@@ -21,7 +21,7 @@ from k15.config.sft import SftConfig
 from k15.data.arithmetic import warmup_examples
 from k15.data.chat import answer
 from k15.data.examples import Examples, held_out
-from k15.data.mixture import Schedule, Step, even_cuts
+from k15.data.mixture import Schedule, Step, even_cuts, times_seen
 from k15.data.tokenizer import TextTokenizer
 from k15.errors import DataError, TrainerError
 from k15.log import get_logger
@@ -60,6 +60,7 @@ class Task(ABC):
         self.source, self.held = self._held_out(extra, np.flatnonzero(out), context)
         self.validation = list(self._samples(self.source, self.held))
         sizes = [int((~out[a:b]).sum()) for a, b in pairwise(bounds)]
+        _check_each_is_seen(cfg.data.paths, sizes, weights)
         longest = cfg.model.max_context_tokens if self._skips else None
         self.schedule = Schedule(stages, sizes, weights, lengths.sum(axis=1), cfg.seed, longest)
         self.fingerprint = joined.fingerprint()
@@ -146,6 +147,18 @@ class Task(ABC):
     @abstractmethod
     async def _measured(self, trainer: TrainerClient, first: int, end: int) -> tuple[dict[str, float], float]:
         """(means over the held-out units first .. end - 1, what they weigh)."""
+
+
+def _check_each_is_seen(paths: Sequence[str], sizes: Sequence[int], weights: Sequence[float]) -> None:
+    """`sizes`: units of each file that are left for training. Raises DataError for a weight by which an epoch sees none."""
+    for path, size, weight in zip(paths, sizes, weights, strict=False):  # generated examples have no path
+        if not size and weight:
+            log.warning("%s: all its examples are held out, none is trained on; lower data.eval_fraction", path)
+        elif weight and not any(times_seen(size, weight)):
+            raise DataError(
+                f"data.weights has {weight:g} for {path}, by which an epoch sees {weight * size:.2g} of its {size} training "
+                f"examples: none. Give at least {1 / size:.2g}, or 0 to leave the file out."
+            )
 
 
 class SftTask(Task):

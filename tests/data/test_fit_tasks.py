@@ -220,6 +220,20 @@ def test_examples_over_the_models_own_context_are_skipped_too(tmp_path, caplog):
         sft(tmp_path, [rows[0]], *words, "data.on_long=skip")
 
 
+def test_a_file_of_which_nothing_would_be_seen_is_named(tmp_path, caplog):
+    rows = [{"prompt": f"{i}+1=", "response": "#1"} for i in range(20)]
+    other = written(tmp_path / "other.jsonl", rows)
+    words = ["data.eval_fraction=0", f"data.paths=[{tmp_path / 'train.jsonl'},{other}]"]
+    with pytest.raises(DataError, match=r"data.weights has 0.01 for .*other.jsonl.* its 20 training .* at least 0.05, or 0"):
+        sft(tmp_path, rows, *words, "data.weights=[1,0.01]")
+    assert len(sft(tmp_path, rows, *words, "data.weights=[1,0.05]").schedule)
+    assert len(sft(tmp_path, rows, *words, "data.weights=[1,0]").schedule)
+    kept = sft(tmp_path, rows, "data.eval_fraction=0.3").kept
+    written(tmp_path / "other.jsonl", [row for i, row in enumerate(rows) if i not in kept])
+    sft(tmp_path, rows, *words, "data.eval_fraction=0.3")
+    assert f"{other}: all its examples are held out" in caplog.text
+
+
 def test_validation_is_of_all_files_and_a_larger_one_adds(tmp_path):
     """Whatever the order of the files, whose first has 4 of 5 examples."""
     pick = {name: [{"prompt": f"{i}+{c}=", "response": "#1"} for i in range(n)] for name, c, n in (("a", 1, 400), ("b", 2, 100))}
