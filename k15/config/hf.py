@@ -160,11 +160,19 @@ def export_record(iteration: int) -> str:
 
 
 def exported_iteration(folder: Path) -> int | None:
-    """The iteration whose weights an export holds; None where it does not say: no export, or one of a version that did not."""
+    """The iteration whose weights an export holds; None where it does not say: no export, or one of a version that did not.
+    Raises DataError where what it says is none."""
+    path = folder / EXPORT_RECORD
     try:
-        return json.loads((folder / EXPORT_RECORD).read_text())["iteration"]
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        found = None
+    iteration = found.get("iteration") if isinstance(found, dict) else None
+    if isinstance(iteration, bool) or not isinstance(iteration, int):
+        raise DataError(f'{path} is broken: it must be {{"iteration": N}}. Copy the export again, or remove that file.')
+    return iteration
 
 
 def fingerprint(folder: Path) -> str:

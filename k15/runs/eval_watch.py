@@ -20,7 +20,7 @@ import yaml
 
 from k15.config.compose import from_yaml, to_yaml
 from k15.config.eval import EvaluationConfig
-from k15.config.hf import exported_iteration
+from k15.config.hf import exported_iteration, weight_files
 from k15.errors import ConfigError, DataError
 from k15.eval.results import BY_PROBLEM, COLUMNS, Result, read_results, row, table
 from k15.log import get_logger, read_metrics
@@ -116,16 +116,20 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
     """(iteration, folder of hard links) of an export that has no results here yet; None while there is none.
 
     One that an earlier watcher held and did not finish comes first, whatever the run has written since; then the earliest of
-    exports/, then hf/.
+    exports/, then hf/. Raises DataError for one that is not whole.
     """
-    for model in sorted(run_dir.glob("iteration-*/model")):
-        if not (model.parent / "results.json").is_file():
-            return int(model.parent.name.split("-")[1]), model
-        shutil.rmtree(model)
+    for iteration, folder in sorted(by_iteration(run_dir).items()):
+        model = folder / "model"
+        if not model.is_dir():
+            continue
+        if not has_results(run_dir, iteration) and _is_whole(model):
+            return iteration, model
+        shutil.rmtree(model)  # done, or of no use: what the run has of it is looked at again
     partial = run_dir / ".held"  # one place, so that links to old weights cannot be left behind in several
     try:
         for _ in range(10):  # the run may put a new folder in its place, or take one away, while we look
             shutil.rmtree(partial, ignore_errors=True)
+            broken = None
             try:
                 found = _next_export(watched, run_dir)
                 if found is None:
@@ -134,29 +138,46 @@ def hold(watched: Path, run_dir: Path) -> tuple[int, Path] | None:
                 shutil.copytree(export, partial, copy_function=link)
                 after = export.stat()  # an inode's number is given away again, the time of its last change is not
                 if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
-                    folder = run_dir / f"iteration-{iteration}"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    return iteration, partial.rename(folder / "model")  # whole, or not there
+                    if not _is_whole(partial):
+                        broken = export  # or it comes or goes just now
+                    else:
+                        folder = run_dir / f"iteration-{iteration}"
+                        folder.mkdir(parents=True, exist_ok=True)
+                        return iteration, partial.rename(folder / "model")  # whole, or not there
             except (FileNotFoundError, shutil.Error):
                 if not watched.is_dir():
                     raise DataError(f"{watched} is gone.") from None
             time.sleep(0.2)
+        if broken is not None:
+            raise DataError(f"{broken} is no whole export: it lacks config.json or weights. Remove it, or copy it there again.")
         return None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _is_whole(export: Path) -> bool:
+    try:
+        return bool(weight_files(export)) and (export / "config.json").is_file()
+    except DataError:
+        return False
+
+
 def _next_export(watched: Path, run_dir: Path) -> tuple[int, Path, os.stat_result] | None:
     """(iteration, its export, what the folder was then) of the earliest kept one that has no results here, else of hf/; None
     where all have, or hf/ does not say which iteration it holds. Raises FileNotFoundError where there is no hf/."""
-    kept = {int(p.name.split("-")[1]): p for p in (watched / "exports").glob("iteration-*")}
-    for iteration, export in sorted(kept.items()):
+    for iteration, export in sorted(by_iteration(watched / "exports").items()):
         if not has_results(run_dir, iteration):
             return iteration, export, export.stat()
     export = watched / "hf"
     now = export.stat()  # before its record is read: a folder that came in between is seen as a change
     iteration = exported_iteration(export)
     return None if iteration is None or has_results(run_dir, iteration) else (iteration, export, now)
+
+
+def by_iteration(folder: Path) -> dict[int, Path]:
+    """The folders iteration-N below one, by N; what has no number after its name is someone else's."""
+    found = ((p, p.name.removeprefix("iteration-")) for p in folder.glob("iteration-*"))
+    return {int(number): p for p, number in found if number.isascii() and number.isdigit() and p.is_dir()}
 
 
 def has_results(run_dir: Path, iteration: int) -> bool:
@@ -185,10 +206,14 @@ def planned(watched: Path) -> int | None:
 
 
 def keeps_all(watched: Path) -> bool:
-    """Does the run, as far as config.yaml is there to say so, keep every export?"""
+    """Does the run, as far as config.yaml is there to say so, keep every export? Raises DataError."""
     config = watched / "config.yaml"
-    found = (yaml.safe_load(config.read_text()) or {}) if config.is_file() else {}
-    return found.get("save", {}).get("exports") == "all"
+    try:
+        found = yaml.safe_load(config.read_text()) if config.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{config} is not YAML: {error}") from error
+    save = found.get("save") if isinstance(found, dict) else None
+    return isinstance(save, dict) and save.get("exports") == "all"
 
 
 def _metrics(watched: Path) -> list[dict]:
@@ -198,8 +223,8 @@ def _metrics(watched: Path) -> list[dict]:
 
 def append(run_dir: Path) -> str:
     """Write by_iteration.{md,jsonl} from all evaluations so far; returns the table."""
-    folders = sorted(run_dir.glob("iteration-*/results.json"), key=lambda p: int(p.parent.name.split("-")[1]))
-    found = [(int(p.parent.name.split("-")[1]), r) for p in folders for r in read_results(p.parent)["results"]]
+    folders = [(i, p) for i, p in sorted(by_iteration(run_dir).items()) if has_results(run_dir, i)]
+    found = [(i, r) for i, p in folders for r in read_results(p)["results"]]
     page = markdown([["iteration", *COLUMNS], *([str(i), *row(r)] for i, r in found)])
     atomic_write(run_dir / "by_iteration.md", f"# By iteration\n\n{page}\n".encode())
     rows = [{"iteration": i, **{k: v for k, v in r.items() if k not in BY_PROBLEM}} for i, r in found]

@@ -15,7 +15,7 @@ from k15.config.hf import EXPORT_RECORD, export_record
 from k15.errors import ConfigError, DataError
 from k15.runs import eval_watch
 from k15.runs.eval import preflight
-from k15.runs.eval_watch import check_watched, finished, hold, keeps_all, watch
+from k15.runs.eval_watch import append, check_watched, finished, hold, keeps_all, watch
 from k15.runs.exports import keep_export
 
 
@@ -183,6 +183,31 @@ def test_a_watcher_goes_on_with_its_settings_and_no_others(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     engine = replace(cfg.engine, start_timeout_s=2000.0)
     preflight(replace(cfg, watch="run", watch_idle_min=3.0, workers=2, engine=engine), 1)
+
+
+def test_a_broken_export_is_named_and_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was held while it was broken was once taken first for ever."""
+    monkeypatch.setattr(eval_watch.time, "sleep", lambda _: None)
+    run, out = tmp_path / "run", tmp_path / "out"
+    export(run, 5)
+    (run / "exports" / "iteration-foo").mkdir(parents=True)
+    (out / "iteration-old").mkdir(parents=True)
+    assert hold(run, out) == (5, out / "iteration-5" / "model")
+    (out / "iteration-5" / "model" / "config.json").unlink()  # as an earlier watcher held it
+    (run / "hf" / "config.json").unlink()
+    with pytest.raises(DataError, match=f"{run}/hf is no whole export"):
+        hold(run, out)
+    export(run, 6)
+    assert hold(run, out) == (6, out / "iteration-6" / "model")
+    (out / "iteration-6" / "results.json").write_text('{"kind": "k15 eval", "results": []}')
+    assert append(out)
+    for record in ("", "[]", '{"iteration": null}', '{"iter'):
+        (run / "hf" / EXPORT_RECORD).write_text(record)
+        with pytest.raises(DataError, match=f"{EXPORT_RECORD} is broken"):
+            hold(run, out)
+    for text in ("save: latest\n", "[]", "save:\n"):
+        (run / "config.yaml").write_text(text)
+        assert not keeps_all(run)
 
 
 def test_only_runs_that_export_as_they_go_are_watched(tmp_path: Path) -> None:
