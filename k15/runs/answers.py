@@ -2,7 +2,8 @@
 
 Answers and verdicts are kept in answers.sqlite, each prompt's under a key of its own and saved chunk by chunk: a run that was
 killed, or that the signal before the time limit ended (85), goes on with the rest. So does one whose prompts have changed since
-(rows added, another `limit`): an answer depends on its prompt alone, not on the others or the place among them.
+(rows added, another `limit`): an answer depends on its prompt alone, not on the others or the place among them. Another model,
+other data or another way of sampling would replace what the folder holds: that is refused.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from k15.config.answers import AnswersConfig
-from k15.config.compose import to_yaml
+from k15.config.compose import from_yaml, to_yaml
 from k15.config.hf import fingerprint
 from k15.data.store import check_prompt_lengths, load_datasets
 from k15.data.tokenizer import TextTokenizer, load_tokenizer
@@ -28,13 +29,19 @@ from k15.reward.router import Rewards, check_domains, check_rewards
 from k15.rollout.client import EngineClient, engine_session
 from k15.rollout.seeds import new_group
 from k15.rollout.worker import RolloutWorker
-from k15.runs.job import device
+from k15.runs.job import device, differing
 from k15.runs.sandbox import open_sandbox
 from k15.runs.serve import several_served
 from k15.runs.signalled import end_when_signalled
 from k15.sandbox.client import Access
 from k15.types import Prompt
 
+CONFIG, JOURNAL, MODEL = "config.yaml", "answers.sqlite", "model.txt"  # the last: the fingerprint of the model that was asked
+DECIDE = (
+    "seed", "suffix", "model", "data", "rollout.temperature", "rollout.top_p", "rollout.max_response_tokens",
+    "rollout.repetition", "reward.template", "reward.timeout_s",
+)  # fmt: skip
+"""What a folder's answers were made with; `limit` and `samples` may grow, and what is chosen from them may change."""
 log = get_logger("answers")
 
 
@@ -63,24 +70,47 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
 
     The answers come one prompt's at a time, in the order of `prompts`, once: all together may be more than fits in memory.
     """
+    run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
+    weights = fingerprint(Path(cfg.model.path))  # type: ignore[arg-type]
+    check_folder(cfg, run_dir, weights)
     if cfg.dry_run:
         print(to_yaml(cfg))
         return 0
     end_when_signalled()
-    run_dir = Path(cfg.run_dir if cfg.run_dir is not None else f"runs/{cfg.name}").absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
-    with closing(Journal(run_dir / "answers.sqlite")) as journal:
-        weights = fingerprint(Path(cfg.model.path))  # type: ignore[arg-type]
+    with closing(Journal(run_dir / JOURNAL)) as journal:
         keys = [prompt_key(cfg, weights, prompt) for prompt in prompts]
         todo = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in journal]
         if todo:
-            atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
+            atomic_write(run_dir / MODEL, weights.encode())
+            atomic_write(run_dir / CONFIG, to_yaml(cfg).encode())
             log.info("%d of %d prompts are answered already", len(prompts) - len(todo), len(prompts))
             _fill(cfg, run_dir, journal, todo)
         else:
             log.info("all %d prompts are answered already", len(prompts))
         print(use(run_dir, (Answered.from_json(journal.get(key)) for key in keys)))
     return 0
+
+
+def check_folder(cfg: AnswersConfig, run_dir: Path, weights: str) -> None:
+    """Raises ConfigError where `run_dir` has answers of another model or other settings: what was made of them would be lost."""
+    if not (run_dir / CONFIG).is_file() or not (run_dir / JOURNAL).is_file():
+        return
+    with closing(Journal(run_dir / JOURNAL)) as journal:
+        if not len(journal):
+            return
+    try:
+        before = from_yaml((run_dir / CONFIG).read_text(), type(cfg))
+    except ConfigError as error:
+        raise ConfigError(f"{run_dir} holds answers of another command or version: {error}. Give another run_dir=.") from error
+    changed = [key for key in differing(before, cfg) if any(key == d or key.startswith(f"{d}.") for d in DECIDE)]
+    if not changed and (run_dir / MODEL).is_file() and (run_dir / MODEL).read_text() != weights:
+        changed = [f"model.path={cfg.model.path}, whose files have changed"]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} holds answers with other settings ({', '.join(changed[:5])}), and what was made of them would be "
+            "replaced. Give another run_dir=, or the same settings to go on."
+        )
 
 
 def prompt_key(cfg: AnswersConfig, weights: str, prompt: Prompt) -> str:

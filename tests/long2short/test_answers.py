@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from dataclasses import replace
 import pytest
 from rollout.fake_engine import TOKEN, FakeEngine, expected
 
-from k15.config.compose import compose_as
+from k15.config.compose import compose_as, to_yaml
 from k15.config.engines import elsewhere
 from k15.config.hf import fingerprint
 from k15.config.long_cot import LongCotConfig
@@ -134,6 +135,46 @@ def test_a_model_with_another_chat_template_is_asked_anew(tmp_path):
         before = fingerprint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ([], None),
+        (["limit=9", "samples=9", "ratio=2", "chunk_prompts=1", "rollout.max_concurrent=2"], None),
+        (["model.path={other}"], "model.path"),
+        (["data=jsonl", "data.path=rows.jsonl"], "data.kind, data.path"),
+        (["rollout.temperature=0.5", "seed=4"], "seed, rollout.temperature"),
+        (["touch"], "model.path={model}, whose files have changed"),
+    ],
+)
+def test_answers_of_another_model_are_not_replaced(tmp_path, words, refused):
+    run, folders = tmp_path / "run", {name: tmp_path / name for name in ("model", "other")}
+    first = compose_as(ShortestConfig, "shortest", [*tiny(folders["model"]), f"run_dir={run}"])
+    tiny(folders["other"])
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(first))
+    (run / "model.txt").write_text(fingerprint(folders["model"]))
+    with closing(Journal(run / "answers.sqlite")):
+        pass
+    words = [w.format(**folders) for w in words]
+    if words == ["touch"]:
+        words = []
+        os.utime(folders["model"] / "model.safetensors", (1, 1))
+    cfg = compose_as(ShortestConfig, "shortest", [*tiny_words(folders["model"]), f"run_dir={run}", "dry_run=true", *words])
+
+    def again() -> int:
+        return answer_all(cfg, [], lambda folder, groups: "")
+
+    assert again() == 0, "nothing is there that could be lost"
+    with closing(Journal(run / "answers.sqlite")) as journal:
+        journal.put("key", {})
+    if refused is None:
+        assert again() == 0
+        return
+    with pytest.raises(ConfigError) as error:
+        again()
+    assert f"{run} holds answers with other settings ({refused.format(**folders)})" in str(error.value)
+
+
 N = 120  # prompts of four answers of 20 kB
 
 
@@ -202,6 +243,10 @@ def test_more_answers_than_memory_holds_are_written_in_one_pass(tmp_path):
 def tiny(folder) -> list[str]:
     write_tiny_model(folder, TinyModelConfig(), 192)
     (folder / "model.safetensors").write_bytes(b"")
+    return tiny_words(folder)
+
+
+def tiny_words(folder) -> list[str]:
     return [f"model.path={folder}", "model.chat=false", "model.max_context_tokens=192", "rollout.max_response_tokens=96"]
 
 
