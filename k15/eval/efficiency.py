@@ -6,9 +6,11 @@ accuracy per token of its answers; of several such the more accurate, then the e
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -77,7 +79,9 @@ def evaluated(folder: Path, kind: str) -> list[Checkpoint]:
 
 
 def _watched(folder: Path) -> list[Checkpoint]:
-    rows = [json.loads(line) for line in (folder / BY_ITERATION).read_text().splitlines()]
+    path = folder / BY_ITERATION
+    lines = path.read_bytes().split(b"\n")
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     rows = [r for r in rows if r["metric"] == "pass@1" and r.get("mean_tokens")]
     every = {str(r["task"]) for r in rows}
     rows = [r for r in rows if str(r["task"]).rpartition(" ")[0] not in every]  # a language of a task is no task of its own
@@ -85,6 +89,22 @@ def _watched(folder: Path) -> list[Checkpoint]:
     if len(tasks) > 1:
         raise DataError(f"{folder} watched several tasks ({', '.join(tasks)}); a base is chosen by one: watch that one.")
     return [Checkpoint(r["iteration"], Interval(r["value"], r["low"], r["high"]), r["mean_tokens"]) for r in rows]
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """A line of BY_ITERATION. Raises DataError where it is none, or its value has no finite interval."""
+    try:
+        row = json.loads(line.decode())
+        whole = isinstance(row["iteration"], int) and isinstance(row["task"], str) and isinstance(row["metric"], str)
+        shares = [row[k] for k in ("value", "low", "high")] + [row.get("mean_tokens") or 0] if row["metric"] == "pass@1" else []
+        if whole and all(isinstance(x, int | float) and math.isfinite(x) for x in shares):
+            return row
+        said = f"a number is missing or not finite: {line[:120]!r}"
+    except (ValueError, KeyError, TypeError) as error:
+        said = repr(error)
+    raise DataError(
+        f"{path}:{number} is no number of `k15 eval watch` ({said}). Start the same watcher again: it writes the file anew."
+    )
 
 
 def table(points: Sequence[Checkpoint]) -> str:

@@ -73,7 +73,21 @@ def read_results(run_dir: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(body, dict) or body.get("kind") != KIND:
         raise DataError(f"{path} was not written by `k15 eval`.")
+    found = body.get("results")
+    if not isinstance(found, list) or not all(_is_result(r) for r in found):
+        raise DataError(f"{path} is damaged: each of `results` must have task, metric and value. Remove it, and evaluate again.")
     return body
+
+
+def _is_result(found: object) -> bool:
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), str) for k in ("task", "metric")):
+        return False
+    numbers = [found.get(k) for k in ("value", "low", "high")]
+    return (
+        "value" in found
+        and all(x is None or isinstance(x, int | float) for x in numbers)
+        and all(isinstance(found.get(k, {}), dict) for k in BY_PROBLEM)
+    )
 
 
 def is_evaluation(run_dir: str | Path) -> bool:

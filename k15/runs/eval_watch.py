@@ -82,6 +82,8 @@ def watch(cfg: EvaluationConfig, run_dir: Path, evaluate: Evaluate) -> int:
         )
     run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write(run_dir / "config.yaml", to_yaml(cfg).encode())
+    if any(has_results(run_dir, i) for i in by_iteration(run_dir)):
+        append(run_dir)  # where the table was damaged meanwhile
     idle_since = time.monotonic()
     while True:
         ended = finished(watched)  # before looking: an export that follows is then found in this turn or the next

@@ -156,6 +156,12 @@ def test_runs_are_compared_on_the_problems_they_share(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert k15(["eval", "compare", str(tmp_path / "weak"), str(tmp_path)]) == 2
     assert "has no results" in capsys.readouterr().err
+    strong = json.loads((tmp_path / "strong" / "results.json").read_text())
+    whole = strong["results"][0]
+    for damaged in ([{"task": "x"}], {}, None, [whole | {"value": "1"}], [whole | {"values": [1]}], ["x"]):
+        (tmp_path / "strong" / "results.json").write_text(json.dumps({**strong, "results": damaged}))
+        assert k15(["eval", "compare", str(tmp_path / "weak"), str(tmp_path / "strong")]) == 2
+        assert "strong/results.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,17 @@ def test_evaluations_of_a_watched_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "line", ['{"iteration": 5, "ta', "[]", "5", {"low": None}, {"value": float("nan")}, {"mean_tokens": "x"}]
+)
+def test_a_damaged_table_of_a_watched_run_is_named(line, tmp_path):
+    row = {"iteration": 5, "task": "math500", "metric": "pass@1", "value": 0.5, "low": 0.4, "high": 0.6, "mean_tokens": 7.0}
+    second = line if isinstance(line, str) else json.dumps(row | line)
+    (tmp_path / "by_iteration.jsonl").write_text(f"{json.dumps(row)}\n{second}")
+    with pytest.raises(DataError, match="by_iteration.jsonl:2 is no number .* again"):
+        evaluated(tmp_path, "greedy")
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"exports": "newest"}, "latest"),
