@@ -11,9 +11,9 @@ from pathlib import Path
 
 from k15.config.compose import from_yaml
 from k15.errors import ClusterError, ConfigError, DataError
+from k15.launch.ends import is_ended, steps_of
 from k15.log import read_metrics
 from k15.log.columns import columns
-from k15.log.sweep import is_finished
 
 RUNS = Path("runs")
 SWEEPS = Path("multirun")  # of Hydra: multirun/<time>/<point>
@@ -70,19 +70,17 @@ def of_run(folder: Path) -> Status:
     last = rows[-1] if rows else {}
     config = folder / "config.yaml"
     iteration = int(last["iteration"]) if rows else None
-    iterations = _iterations(config)
+    planned = _iterations(config)
     return Status(
         run=folder,
         job=job,
         state=state_of(
             folder,
             fields,
-            finished=(iteration is not None and iteration == iterations)
-            or (folder / "results.json").is_file()
-            or is_finished(folder),
+            finished=(iteration is not None and iteration == planned) or is_ended(folder),
         ),
         iteration=iteration,
-        iterations=iterations,
+        iterations=planned if planned is not None else steps_of(folder)[1],
         metrics=last,
         log=log_file(folder, job, record, fields),
     )

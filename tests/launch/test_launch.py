@@ -1,6 +1,7 @@
 """launch without Slurm: doctor against programs on a PATH, status of run folders, errors."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -164,6 +165,35 @@ def test_status_lives_with_folders_of_other_commands(tmp_path: Path, monkeypatch
     assert of_run(folder).iteration is None and folder.name in [run.name for run in all_runs()]
     with pytest.raises(ConfigError, match="not one of this command"):
         from_yaml("kind: classic\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "state"),
+    [
+        ({"checkpoints/00001-iteration-00227/controller.json": '{"iteration": 227, "iterations": 227}', "hf/config.json": "{}"},
+         "finished"),
+        ({"checkpoints/00001-iteration-00227/controller.json": '{"iteration": 227, "iterations": 227}'}, "ended early"),
+        ({"checkpoints/00001-iteration-00100/controller.json": '{"iteration": 100, "iterations": 227}', "hf/config.json": "{}"},
+         "ended early"),
+        ({"summary.json": "{}"}, "finished"),
+        ({"spot_check.json": "{}"}, "finished"),
+        ({"answers.sqlite": ""}, "ended early"),
+    ],
+)  # fmt: skip
+def test_status_knows_the_end_of_commands_without_iterations(
+    files: dict[str, str], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm
+    config = tmp_path / "config.yaml"
+    config.write_text("stages: {}\nsave: {export_hf: true}\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = of_run(tmp_path)
+    assert (found.state, found.iterations) == (state, 227 if "checkpoints" in "".join(files) else None)
+    if "summary.json" in files:  # more is asked for, and it began again
+        os.utime(config, ns=(config.stat().st_mtime_ns, (tmp_path / "summary.json").stat().st_mtime_ns + 1))
+        assert of_run(tmp_path).state == "ended early"
 
 
 def test_status_names_a_log_that_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
