@@ -27,11 +27,14 @@ from k15.curate.sources import HUB
 from k15.curate.tags import balanced
 from k15.data.versions import PROMPTS, add_version
 from k15.errors import ConfigError, DataError
+from k15.log import get_logger
 from k15.log.files import check_folder_can_be_made
 from k15.reward.judge import endpoint_key
 from k15.runs.curate_asked import asked, engine_tokenizer, some_left
 from k15.runs.entry import enter
 from k15.runs.signalled import end_when_signalled
+
+log = get_logger("curate")
 
 
 @hydra.main(config_path="pkg://k15.conf", config_name="curate", version_base="1.3")
@@ -73,7 +76,11 @@ def run(cfg: CurateConfig) -> int:
     for stage in (without_kinds, without_leaks, without_duplicates, without_evaluation):
         rows = stage(rows, cfg, funnel)
         some_left(rows, funnel)
-    rows, tags, rates = asked(cfg, run_dir, rows, funnel)
+    try:
+        rows, tags, rates = asked(cfg, run_dir, rows, funnel)
+    except KeyboardInterrupt:
+        log.warning("what was answered is kept in %s: the same words go on from there", run_dir)
+        raise
     chosen = _balance(cfg, rows, tags, funnel)
     folder, new = _store(cfg, [rows[i] for i in chosen], [tags[i] for i in chosen], [rates[i] for i in chosen], funnel)
     print(funnel.table())

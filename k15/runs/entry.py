@@ -17,11 +17,13 @@ from k15.errors import K15Error
 from k15.log.sweep import mark_finished
 from k15.node.rendezvous import JobIdentity
 
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 POINT = "K15_SWEEP_POINT"  # k15.launch.sweep has the same: this is a point of a sweep, and the folder is to say that it is done
 
 
 def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
-    """`run` on the typed config; ends the process with its exit code where that is not 0, 2 for an error raised on purpose.
+    """`run` on the typed config; ends the process with its exit code where that is not 0, 2 for an error raised on purpose,
+    130 for Ctrl-C.
 
     A multirun point gets Hydra's folder of that point as its run folder.
     """
@@ -36,6 +38,9 @@ def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
             mark_finished(Path(os.environ[POINT]))
     except K15Error as error:  # here, since Hydra would print its own traceback
         print(f"k15 {command}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:  # a traceback would hide what the run has said of going on
+        print(f"k15 {command}: interrupted", file=sys.stderr)
+        code = INTERRUPTED
     if code:
         sys.exit(code)
     return code

@@ -2,6 +2,11 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -115,3 +120,29 @@ def test_a_base_model_is_asked_without_a_chat_template(tmp_path: Path):
     with pytest.raises(DataError, match="set engine.chat=false"):
         preflight(settings(tmp_path, engine__path=str(folder), **asks), nodes=1)
     preflight(settings(tmp_path, engine__path=str(folder), engine__chat="false", **asks), nodes=1)
+
+
+def test_ctrl_c_says_what_is_kept_and_shows_no_traceback(tmp_path: Path):
+    asked, ended = [], threading.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request)
+        while len(asked) > 1 and not ended.is_set() and request is not asked[0]:
+            await asyncio.sleep(0.02)
+        return said("\\boxed{3}")
+
+    source = write(tmp_path / "s.jsonl", [{"prompt": f"What is {i} + {i}?", "answer": 2 * i} for i in range(20, 25)])
+    with served(answer) as url:
+        words = [f"sources=[{source}]", f"store={tmp_path}/store", f"run_dir={tmp_path}/run", f"engine.url={url}",
+                 "engine.model=m", "hack.enabled=true", "hack.guesses=1", "engine.concurrency=4"]  # fmt: skip
+        running = subprocess.Popen([sys.executable, "-m", "k15", "curate", *words], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(asked) < 5 and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)
+        said_last = running.communicate(timeout=60)[1]
+        ended.set()
+    assert running.returncode == 130 and "Traceback" not in said_last, said_last
+    assert f"kept in {tmp_path}/run" in said_last and said_last.splitlines()[-1] == "k15 curate: interrupted"
+    assert len(Journal(tmp_path / "run" / "answers.sqlite")) == 1

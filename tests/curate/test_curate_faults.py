@@ -14,6 +14,7 @@ from k15.curate.rows import read
 from k15.data import versions as module
 from k15.data.versions import PROMPTS, add_version, prompts_file, versions
 from k15.errors import ConfigError, DataError
+from k15.log.journal import Journal
 from k15.runs.curate import preflight, run
 
 
@@ -108,3 +109,20 @@ def test_a_number_that_is_none_is_refused(words: dict, tmp_path: Path):
     ((name, value),) = words.items()
     with pytest.raises(ConfigError, match=f"{name.partition('.')[2]} is {value}"):
         preflight(cfg, 1)
+
+
+def test_a_journal_that_is_none_and_a_full_disk_are_told(tmp_path: Path):
+    path = tmp_path / "answers.sqlite"
+    path.write_text("no database " * 100)
+    with pytest.raises(DataError, match="answers.sqlite cannot be used .*it is no journal: move it away"):
+        Journal(path)
+    path.unlink()
+    journal = Journal(path)
+    with pytest.raises(DataError, match="another k15 process"):
+        Journal(path)
+    journal.put("a", 1)
+    journal._db.execute("PRAGMA max_page_count = 4")  # a disk that fills up
+    with pytest.raises(DataError, match="full.*make room; what came so far is kept"):
+        journal.put("b", "x" * 100_000)
+    assert journal.get("a") == 1 and "b" not in journal
+    journal.close()
