@@ -126,6 +126,21 @@ def test_a_stopped_evaluation_goes_on_where_it_was(server: Server, tmp_path: Pat
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_ctrl_c_ends_with_how_to_go_on(server: Server, tmp_path: Path, monkeypatch) -> None:
+    write_data(tmp_path / "data")
+    monkeypatch.setenv("THE_KEY", KEY)
+    words = [
+        f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}", "tasks=gsm8k", f"engine.url=http://127.0.0.1:{server.port}/v1",
+        "engine.model=other", "engine.key_env=THE_KEY", "engine.concurrency=3", "sampling.samples=4", "sampling.temperature=0.7",
+    ]  # fmt: skip
+    run = subprocess.Popen([sys.executable, "-P", "-m", "k15", "eval", *words], env=dict(os.environ), stderr=subprocess.PIPE)
+    assert server.held.wait(120)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=60)[1].decode()
+    assert run.returncode == 130 and f"the same words with run_dir={tmp_path / 'run'} go on from there" in said, said
+    assert "Traceback" not in said, said
+
+
 def test_base_models_are_stopped_where_their_program_ends(server: Server, tmp_path: Path) -> None:
     """Each problem's own stop texts, of which an endpoint gets four; none to a chat model, whose fence may hold one."""
     folder = tmp_path / "humaneval"
