@@ -1,9 +1,10 @@
 """Rows of JSONL, Parquet and Hugging Face datasets, whatever their columns are called, as prompts with an address.
 
 A prompt is the first of PROMPT that a row has, an answer the first of ANSWER. An answer that is a worked solution is reduced
-to what its last `####` or \\boxed{} marks, so GSM8K and MATH can be read as they are published. A JSON object of tests
-(`k15.reward.code`) makes a row `code`, and a row of that domain needs one. A domain without a reward of its own (`physics`) is
-the discipline of a row whose answer is judged as mathematics. NaN is a value that is missing.
+to what its last `####` or \\boxed{} marks, so GSM8K and MATH can be read as they are published; without a marker a text of
+several lines has no final answer, nor one of several words where most answers of the source are worked solutions. A JSON object
+of tests (`k15.reward.code`) makes a row `code`, and a row of that domain needs one. A domain without a reward of its own
+(`physics`) is the discipline of a row whose answer is judged as mathematics. NaN is a value that is missing.
 """
 
 import json
@@ -19,7 +20,7 @@ from k15.curate.sources import BadRow, records
 from k15.data.jsonl import TOO_DEEP, check_characters, not_a_value
 from k15.data.store import content_id
 from k15.errors import DataError
-from k15.reward.answer import marked
+from k15.reward.answer import MAX_ANSWER_CHARS, marked
 from k15.reward.code import check_answer
 from k15.reward.router import DOMAINS
 
@@ -31,6 +32,7 @@ LETTERS = "ABCDEFGH"  # columns of options, where they are not in one of CHOICES
 MATHEMATICS = ("mathematics", "maths")  # which others call the domain `math`
 LABELS = ("difficulty", "pass_rate")
 KEPT_CHARS = 200  # of a text in a column that is kept: a level or a source, not a worked solution
+_DISPLAY = re.compile(r"\$\$|\\\[|\\\]")  # what TeX puts around a formula, on lines of their own
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 
 
@@ -47,6 +49,7 @@ class Row:
     discipline: str | None = None  # the row's own label
     choices: tuple[str, ...] = ()
     meta: Mapping[str, object] = field(default_factory=dict)
+    worked: bool = False  # `answer` was marked in a longer text
 
     @property
     def prose(self) -> str:
@@ -59,7 +62,15 @@ def read(source: str, fields: FieldsConfig) -> Iterator[Row | BadRow]:
 
     Raises DataError for a source that is not there, damaged or of no known kind, ConfigError where a package is missing.
     """
-    return _read(source, lambda where, raw: _row(where, raw, fields))
+    rows = list(_read(source, lambda where, raw: _row(where, raw, fields)))
+    good = [row for row in rows if isinstance(row, Row) and row.domain == "math" and row.answer]
+    worked = 2 * sum(row.worked for row in good) > len(good)
+    for row in rows:
+        if worked and isinstance(row, Row) and row.domain == "math" and not row.worked and len(row.answer.split()) > 1:
+            yield BadRow(row.where, f"no final answer: most answers of {source} are worked solutions that mark theirs with #### "
+                                    f"or \\boxed{{}}, but this one marks none ({row.answer[:60]!r})")  # fmt: skip
+        else:
+            yield row
 
 
 def read_held_out(source: str, prompt: str | None) -> Iterator[Row | BadRow]:
@@ -118,7 +129,7 @@ def _row(where: str, raw: Mapping, fields: FieldsConfig) -> Row | BadRow:
         check_characters(_printable(str(name)), value)
     return Row(
         where, str(identity) if identity is not None else content_id(text, answer, domain), text.strip(), answer, domain,
-        discipline, _choices(raw, answer), meta,
+        discipline, _choices(raw, answer), meta, worked=domain == "math" and isinstance(given, str) and given.strip() != answer,
     )  # fmt: skip
 
 
@@ -208,13 +219,17 @@ def _final(answer: object, worked: bool) -> str | None:
         return None
     text = str(answer).strip()
     final = marked(text)
-    return final if final is not None else None if worked or not text else text
+    if final is not None:
+        return final
+    lines = 1 if "\\begin{" in text else len(_DISPLAY.sub("", text).strip().splitlines())  # a matrix has several
+    return None if worked or not text or lines > 1 or len(text) > MAX_ANSWER_CHARS else text
 
 
 def _missing(what: str, given: str | None, found: str | None, names: Sequence[str], raw: Mapping) -> str:
     if found is not None and _there(raw.get(found)):
         rules = {"prompt": "a text that is not empty; of a conversation, the question alone in a column of its own",
-                 "answer": "a text; of a worked solution the last #### or \\boxed{} counts"}  # fmt: skip
+                 "answer": f"a text of one line, {MAX_ANSWER_CHARS} characters at most; of a worked solution the last #### or "
+                           "\\boxed{} counts"}  # fmt: skip
         is_a = "" if isinstance(raw[found], str) else f", but a {type(raw[found]).__name__}"
         return f"field `{found}` holds no {what}{is_a} ({rules[what]})"
     wanted = f"`{given}`" if given is not None else " or ".join(f"`{n}`" for n in names)

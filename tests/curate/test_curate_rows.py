@@ -73,6 +73,33 @@ def test_a_proof_without_an_answer_is_a_proof_and_no_bad_row(tmp_path: Path):
         run(settings(tmp_path, sources=f"[{source}]", filters__proof="false"))
 
 
+WORKED = [{"question": f"What is {i}+1?", "answer": f"{i}+1 it is.\n#### {i + 1}"} for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "others", "found"),
+    [
+        ("She has 2.\nShe buys 3.\nThat is 5.", [], None),
+        ("She has 2 and buys 3, so 5.", WORKED, None),
+        ("She has 2 and buys 3, so 5.", [], "She has 2 and buys 3, so 5."),
+        ("5" * 501, [], None),
+        ("5", WORKED, "5"),
+        ("\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}", [], "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}"),
+        ("\\[\n\\frac12\n\\]", [], "\\[\n\\frac12\n\\]"),
+    ],
+)
+def test_a_worked_solution_without_a_marker_is_no_final_answer(answer: str, others: list, found: str | None, tmp_path: Path):
+    source = write(tmp_path / "s.jsonl", [{"question": "How many?", "answer": answer}, *others])
+    first, *rest = read(source, FieldsConfig())
+    assert [row.answer for row in rest] == ["1", "2", "3"][: len(others)]
+    if found is not None:
+        assert first.answer == found
+        return
+    assert isinstance(first, BadRow) and first.where == f"{source}:1"
+    with pytest.raises(DataError, match="s.jsonl:1: .*(holds no answer .*of one line|no final answer: most answers).*####"):
+        run(settings(tmp_path, sources=f"[{source}]"))
+
+
 def test_every_stored_domain_has_a_reward(tmp_path: Path):
     domains = {"physics": "physics", " MATH ": "word problem", "Mathematics": "word problem", " ": "word problem"}
     rows = [{"prompt": f"How many are {i} and 1?", "answer": str(i + 1), "domain": d} for i, d in enumerate(domains)]
