@@ -121,14 +121,19 @@ def without_duplicates(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -
 
 
 def without_evaluation(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -> list[Row]:
-    """Nothing that an evaluation set holds. Bad rows of evaluation sets are fatal: they could hide a problem."""
+    """Nothing that an evaluation set holds. Bad rows of evaluation sets are fatal, as is a set without a row: they could hide a
+    problem."""
     held: list[Row] = []
     for source in cfg.evaluation:
+        before = len(held)
         for row in read_held_out(source, cfg.fields.evaluation_prompt):
             if isinstance(row, BadRow):
                 raise DataError(f"{row.where}: {row.reason}. Evaluation sets must be whole; correct the row, or name the column "
                                 "of the problems: fields.evaluation_prompt=NAME.")  # fmt: skip
             held.append(row)
+        if len(held) == before:
+            raise DataError(f"{source}: an evaluation set of no rows, which nothing can be compared with. Name the right file, or "
+                            "leave it out of evaluation=[...].")  # fmt: skip
     found = contaminated(rows, held, cfg.filters.contamination, cfg.filters.contamination_ngram, cfg.seed) if held else {}
     kinds = {"is like": "near", "shares": "words in a row"}
     dropped = [

@@ -100,6 +100,16 @@ def test_a_worked_solution_without_a_marker_is_no_final_answer(answer: str, othe
         run(settings(tmp_path, sources=f"[{source}]"))
 
 
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_evaluation_set_of_no_rows_is_refused(text: str, tmp_path: Path):
+    source = write(tmp_path / "s.jsonl", [{"prompt": "What is 1 + 1?", "answer": "2"}])
+    whole = write(tmp_path / "whole.jsonl", [{"prompt": "What is 3 + 3?"}])
+    empty = write(tmp_path / "empty.jsonl", [text])
+    with pytest.raises(DataError, match="empty.jsonl: an evaluation set of no rows"):
+        run(settings(tmp_path, sources=f"[{source}]", evaluation=f"[{whole},{empty}]"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_every_stored_domain_has_a_reward(tmp_path: Path):
     domains = {"physics": "physics", " MATH ": "word problem", "Mathematics": "word problem", " ": "word problem"}
     rows = [{"prompt": f"How many are {i} and 1?", "answer": str(i + 1), "domain": d} for i, d in enumerate(domains)]
