@@ -132,7 +132,7 @@ def without_evaluation(rows: Sequence[Row], cfg: CurateConfig, funnel: Funnel) -
                                 "of the problems: fields.evaluation_prompt=NAME.")  # fmt: skip
             held.append(row)
         if len(held) == before:
-            raise DataError(f"{source}: an evaluation set of no rows, which nothing can be compared with. Name the right file, or "
+            raise DataError(f"{source}: an evaluation set of no rows, with which nothing can be compared. Name the file, or "
                             "leave it out of evaluation=[...].")  # fmt: skip
     found = contaminated(rows, held, cfg.filters.contamination, cfg.filters.contamination_ngram, cfg.seed) if held else {}
     kinds = {"is like": "near", "shares": "words in a row"}
