@@ -80,7 +80,10 @@ def check_sft(cfg: SftConfig) -> dict[str, object]:
             "or see it run at once with experiment=sft_tiny."
         )
     if data.paths and data.arithmetic:
-        raise ConfigError("data.paths and data.arithmetic are both given; take one: generated examples are for the tiny model.")
+        raise ConfigError(
+            f"data.paths and data.arithmetic={data.arithmetic} are both given; take one: generated examples are for the tiny "
+            "model. For files, give data.arithmetic=0 and model.path=<Hugging Face folder>."
+        )
     if cfg.model.path is None and data.paths:
         raise ConfigError(
             "model.path is null, and the tiny model that is made then reads generated arithmetic only. "

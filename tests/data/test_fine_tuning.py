@@ -203,7 +203,7 @@ def test_two_stages_each_rise_and_fall_and_the_longer_takes_the_long_ones():
         (["experiment=sft_tiny", "data.turns=first"], "Allowed: all, last"),
         (["experiment=sft_tiny", "stages.first.rise=2"], "is a fraction"),
         (["data.paths=[x.jsonl]"], "the tiny model"),
-        (["data.paths=[x.jsonl]", "data.arithmetic=5"], "take one"),
+        (["data.paths=[x.jsonl]", "data.arithmetic=5"], "take one.* data.arithmetic=0"),
         (["experiment=sft_tiny", "cluster.time_min=1"], "cluster.signal_before_s=120 is not within .* Give at most 59"),
         (["experiment=sft_tiny", "cluster.etcd_members=3"], "three nodes, but cluster.nodes is 1"),
         (

@@ -35,6 +35,7 @@ HINTS = {
     "-m experiment=x,arithmetic": ["experiment=x", "Allowed: arithmetic"],
     "algo.iterations=ten": ["algo.iterations is 'ten'", "a whole number", "algo.iterations=30"],
     "dry_run=maybe": ["dry_run is 'maybe'", "true or false"],
+    "algo.iterations=null": ["algo.iterations is null", "algo.iterations=30"],
     "algo.tua=1 --cfg job": ["algo.tua", "Did you mean 'tau'?"],
     "algo.lr=fast --cfg job": ["algo.lr is 'fast'", "a number"],
     "reward.template=boxed{ANSWER}": ["the shell has taken the backslash", "'reward.template=\\boxed{ANSWER}'"],
