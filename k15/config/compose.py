@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from k15.config.schema import RunConfig
-from k15.config.words import wrong_type
+from k15.config.words import parses, wrong_type
 from k15.errors import ConfigError, unknown_name
 
 Config = TypeVar("Config")
@@ -74,7 +74,7 @@ def listed(kind: type, words: Sequence[str]) -> list[str]:
         for part in last[:-1]:
             parent = {f.name: f.type for f in fields(parent)}.get(part) if is_dataclass(parent) else None
         of_list = is_dataclass(parent) and any(f.name == last[-1] and str(f.type).startswith("list[") for f in fields(parent))
-        plain = equals and value and not value.startswith(("[", "'", '"', "$")) and value != "null"
+        plain = equals and value and not value.startswith(("[", "'[", '"[', "$")) and value != "null"
         found.append(f"{key}=[{value}]" if of_list and plain else word)
     return found
 
@@ -82,6 +82,13 @@ def listed(kind: type, words: Sequence[str]) -> list[str]:
 def _explain(root: type, error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Name the wrong key and the keys that exist beside it."""
     text = str(error)
+    unread = next((o for o in overrides if not parses(o)), None)
+    if unread is not None:
+        key, _, value = unread.partition("=")
+        return ConfigError(
+            f"{unread!r} cannot be read: Hydra's grammar has a use of its own for a character in {value!r}. Put the text in "
+            f"quotes, and those in the shell's: \"{key}='...'\", or \"{key}=['...']\" for a list."
+        )
     # The second: the name is a config group, but another command's.
     unknown = re.search(r"(?:Key '([^']+)' (?:is )?not in|Could not override '([^']+)'\. No match)", f"{text} {error.__cause__}")
     said = (unknown[1] or unknown[2]) if unknown else ""

@@ -82,8 +82,8 @@ def stages(words: Sequence[str]) -> list[Stage]:
     rows = _read(Path(named[0]) if named else Path(str(files("k15.conf") / "pipeline" / "default.yaml")))
     names = [row["name"] for row in rows]
     given: dict[str, list[str]] = {name: [] for name in names}
-    for word in settings(quoted([w for w in words if "=" in w])):
-        key, _, value = word.partition("=")
+    typed = [w for w in words if "=" in w]
+    for word, (key, _, value) in zip(settings(quoted(typed)), (w.partition("=") for w in typed), strict=True):
         stage, dot, _ = key.partition(".")
         if key in own:
             own[key] = value
@@ -105,11 +105,11 @@ def _stage(row: dict, more: Sequence[str], base: Path, before: Sequence[Stage]) 
         if name not in folders:
             raise unknown_name(f"stage {row['name']}: the earlier stage in {{...}}", name, list(folders))
     put = [text if _free(text) else _HOLE.sub(lambda m: folders[m[1]], text) for text in texts]
-    put = listed(COMMANDS[row["command"]], put)
+    put = listed(COMMANDS[row["command"]], quoted(put))
     taken = [text for text in put if text.startswith("run_dir=")]
     if taken:
         raise ConfigError(f"stage {row['name']}: {taken[0]} cannot be set; run_dir=FOLDER of the chain holds all stages.")
-    stage = Stage(row["name"], row["command"], (*put, f"run_dir={base / row['name']}"), base / row["name"], not used)
+    stage = Stage(row["name"], row["command"], (*put, *quoted([f"run_dir={base / row['name']}"])), base / row["name"], not used)
     cfg = _composed(stage)
     if cfg.cluster.kind == "local":
         raise ConfigError(f"stage {stage.name}: cluster.kind is local, but a chain needs Slurm. slurm/local/up starts one here.")

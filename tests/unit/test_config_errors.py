@@ -1,6 +1,7 @@
 """Wrong settings: one clear message each, on the login node, before anything is allocated."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,9 +12,11 @@ import pytest
 
 from k15.config.check import check, model_config
 from k15.config.commands import COMMANDS
-from k15.config.compose import compose_as, compose_run, from_yaml, to_yaml
+from k15.config.compose import compose_as, compose_run, from_yaml, listed, to_yaml
 from k15.config.curate import CurateConfig
 from k15.config.schema import TinyModelConfig
+from k15.config.sft import SftConfig
+from k15.config.words import quoted
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
 from k15.runs import curate
@@ -253,6 +256,35 @@ def test_wrong_data_is_refused_before_anything_starts(tmp_path, lines, expected)
         preflight(compose_run(words), nodes=1)
     message = str(caught.value)
     assert all(e in message for e in expected), message
+
+
+def test_a_path_may_have_any_name_without_quotes_of_its_own():
+    names = [
+        "données.jsonl",
+        "train (1).jsonl",
+        "a=b.jsonl",
+        "it's.jsonl",
+        "a[1].jsonl",
+        "a#b.jsonl",
+        "~t.jsonl",
+        "x y.jsonl",
+        "a:b",
+    ]
+
+    def read(*words):
+        return compose_as(SftConfig, "sft", listed(SftConfig, quoted(words)))
+
+    for name in names:
+        assert read(f"data.paths=[{name}]").data.paths == read(f"data.paths={name}").data.paths == [name]
+        assert read(f"model.path=/home/josé/{name}").model.path == f"/home/josé/{name}"
+        assert quoted(quoted([f"data.paths=[{name}]"])) == quoted([f"data.paths=[{name}]"])
+    assert read(f"data.paths=[{','.join(names)}]").data.paths == read(f"data.paths={','.join(names)}").data.paths == names
+    assert read("model.path=~/x").model.path == os.path.expanduser("~/x")
+    assert read("data.paths=['a,b.jsonl', c d.jsonl,e(1)]").data.paths == ["a,b.jsonl", "c d.jsonl", "e(1)"]
+    same = ["algo.tau=0.1,0.2", "a=[1,2]", "sandbox.images={a: /b}", "model.path={sft}/hf", "~data", "x=${y}/z", "--multirun"]
+    assert quoted(same) == same
+    with pytest.raises(ConfigError, match="cannot be read.*in quotes"):
+        read("model.path={a")
 
 
 def test_the_command_prints_one_message_quickly_and_starts_nothing(tmp_path):
