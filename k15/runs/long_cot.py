@@ -64,5 +64,16 @@ def write(run_dir: Path, groups: Iterable[Answered], cfg: LongCotConfig) -> str:
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["traits_of_selected"].items())
     return (
         f"{prompts} prompts, {answers} answers, {summary['right']} right and whole\n"
-        f"{run_dir / 'long_cot.jsonl'}: {summary['selected']} selected ({shares})"
+        f"{run_dir / 'long_cot.jsonl'}: {summary['selected']} selected ({shares if selected else _why_none(cfg, right)})"
+    )
+
+
+def _why_none(cfg: LongCotConfig, right: Counter[frozenset[str]]) -> str:
+    """What to change where nothing was selected."""
+    if not right:
+        return "no answer is right and ended by itself; a stronger model, easier prompts or more samples may give some"
+    most = max(map(len, right))
+    return (
+        f"min_traits={cfg.min_traits}, but no right answer shows more than {most}; with min_traits={most} the same words select "
+        "some, and nothing is sampled again"
     )
