@@ -158,15 +158,17 @@ def _without(prompts: list[Prompt], held_out: Sequence[Prompt], path: str, eval_
     return kept
 
 
-def check_prompt_lengths(prompts: Iterable[Prompt], tokenizer: Encoder, max_prompt_tokens: int) -> None:
-    """Raises DataError for a prompt that leaves no room for a response. `max_prompt_tokens`: context less response."""
+def check_prompt_lengths(prompts: Iterable[Prompt], tokenizer: Encoder, max_prompt_tokens: int, suffix: str = "") -> None:
+    """Raises DataError for a prompt that leaves no room for a response. `max_prompt_tokens`: context less response; `suffix`:
+    what stands behind each prompt when it is asked."""
     for prompt in prompts:
-        length = len(tokenizer.encode_prompt(prompt.text))
+        length = len(tokenizer.encode_prompt(prompt.text + suffix))
         if length > max_prompt_tokens:
             raise DataError(
-                f"Prompt {prompt.id!r} has {length} tokens, but at most {max_prompt_tokens} fit before a response "
+                f"Prompt {prompt.id!r}{' with the `suffix` behind it' if suffix else ''} has {length} tokens, but at most "
+                f"{max_prompt_tokens} fit before a response "
                 "(model.max_context_tokens - rollout.max_response_tokens). Shorten it, raise model.max_context_tokens, "
-                "or lower rollout.max_response_tokens."
+                f"or lower rollout.max_response_tokens{', or give a shorter suffix' if suffix else ''}."
             )
         if not length:
             raise DataError(f"Prompt {prompt.id!r} encodes to no token at all; sampling needs at least one.")

@@ -55,7 +55,7 @@ def check_prompts(cfg: AnswersConfig, nodes: int) -> list[Prompt]:
 
     def usable(prompt: Prompt) -> None:
         check_domains([prompt])
-        check_prompt_lengths([replace(prompt, text=prompt.text + cfg.suffix)], tokenizer, room)
+        check_prompt_lengths([prompt], tokenizer, room, cfg.suffix)
 
     prompts = load_datasets(cfg.data, cfg.seed, usable)[0][: cfg.limit]
     if cfg.sandbox.url is None and any(p.domain == "code" for p in prompts):
@@ -85,7 +85,11 @@ def answer_all(cfg: AnswersConfig, prompts: Sequence[Prompt], use: Callable[[Pat
             atomic_write(run_dir / MODEL, weights.encode())
             atomic_write(run_dir / CONFIG, to_yaml(cfg).encode())
             log.info("%d of %d prompts are answered already", len(prompts) - len(todo), len(prompts))
-            _fill(cfg, run_dir, journal, todo)
+            try:
+                _fill(cfg, run_dir, journal, todo)
+            except KeyboardInterrupt:
+                log.warning("what was answered is kept in %s: the same words go on from there", run_dir)
+                raise
         else:
             log.info("all %d prompts are answered already", len(prompts))
         print(use(run_dir, (Answered.from_json(journal.get(key)) for key in keys)))

@@ -134,3 +134,6 @@ def test_a_prompt_longer_than_the_context_is_named(tmp_path) -> None:
     check_prompt_lengths([long], tokenizer, 41)
     with pytest.raises(DataError, match=r"'long' has 41 tokens, but at most 40 fit"):
         check_prompt_lengths([long], tokenizer, 40)
+    check_prompt_lengths([long], tokenizer, 43, "!!")
+    with pytest.raises(DataError, match=r"'long' with the `suffix` behind it has 43 tokens, .* or give a shorter suffix"):
+        check_prompt_lengths([long], tokenizer, 42, "!!")
