@@ -240,6 +240,20 @@ def test_more_answers_than_memory_holds_are_written_in_one_pass(tmp_path):
     assert not [p for p in (tmp_path / "run").iterdir() if p.suffix == ".tmp"]
 
 
+@pytest.mark.parametrize(
+    ("text", "right", "said"),
+    [
+        ("It is 5.", True, "min_traits=2, but no right answer shows more than 0; with min_traits=0 the same words select some"),
+        ("Wait, 5.", True, "min_traits=2, but no right answer shows more than 1; with min_traits=1 the same words select some"),
+        ("Wait, check: 5.", False, "no answer is right and ended by itself"),
+        ("Wait, check: 5.", True, "1 selected (planning 0 %, evaluation 100 %"),
+    ],
+)
+def test_a_selection_of_nothing_says_what_left_it_empty(tmp_path, text, right, said):
+    cfg = compose_as(LongCotConfig, "long_cot", [])
+    assert said in long_cot.write(tmp_path, [Answered("2+3=", (Answer(text, 5, right),))], cfg)
+
+
 def tiny(folder) -> list[str]:
     write_tiny_model(folder, TinyModelConfig(), 192)
     (folder / "model.safetensors").write_bytes(b"")
@@ -300,7 +314,14 @@ def test_rules_of_cpu_engines_are_for_those_that_run_on_one(tmp_path, monkeypatc
     assert refused()
 
 
-def test_the_signal_before_the_time_limit_ends_it_at_once_to_be_requeued(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGUSR1, 85, "signalled: what came so far is kept"),
+        (signal.SIGINT, 130, "what was answered is kept in {run}: the same words go on from there"),
+    ],
+)
+def test_the_signal_before_the_time_limit_and_ctrl_c_end_it_at_once_and_say_how_it_goes_on(tmp_path, number, code, words):
     run = tmp_path / "run"
     argv = [
         sys.executable,
@@ -317,9 +338,9 @@ def test_the_signal_before_the_time_limit_ends_it_at_once_to_be_requeued(tmp_pat
         while process.poll() is None and not (run / "engine-0.log").is_file():
             time.sleep(0.1)
         time.sleep(0.5)  # past the engine's fork, whose hooks swallow exits: that end takes signalled.LONGEST_S
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
-    assert process.returncode == 85 and "signalled" in said, said
+    assert process.returncode == code and words.format(run=run) in said and "Traceback" not in said, said
     children = subprocess.run(["pgrep", "-f", str(tmp_path / "model")], capture_output=True, text=True).stdout
     assert not children, "an engine goes on"
 
