@@ -69,7 +69,13 @@ def evaluated(folder: Path, kind: str) -> list[Checkpoint]:
     kind). Raises DataError, also where several tasks were watched: their accuracies have no common order."""
     if (folder / BY_ITERATION).is_file():
         return _watched(folder)
-    found = [h for h in held_out(load_run(folder)) if h.kind == kind]
+    run = load_run(folder)
+    if run.config and run.setting("algo.iterations") is None and not run.setting("watch"):
+        raise DataError(
+            f"{folder} is no run of `k15 rl` and no folder of `k15 eval watch`, and only those have checkpoints to choose from. "
+            "Give the folder of one, or evaluate several checkpoints and compare them: k15 eval compare."
+        )
+    found = [h for h in held_out(run) if h.kind == kind]
     return [
         Checkpoint(i, point, tokens)
         for h in found

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from k15.cli import main
 from k15.config.check import check
+from k15.config.commands import COMMANDS
+from k15.config.compose import compose_as, to_yaml
 from k15.config.hf import EXPORT_RECORD, export_record
 from k15.config.schema import RunConfig
 from k15.errors import ConfigError, DataError
@@ -123,6 +125,21 @@ def test_evaluations_of_a_watched_run(tmp_path, capsys):
         file.write(json.dumps(rows[0] | {"task": "aime24"}) + "\n")
     with pytest.raises(DataError, match="aime24, math500"):
         evaluated(watch, "greedy")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "says"),
+    [
+        ("sft", ["data.arithmetic=0", "data.paths=[chat.jsonl]"], "is no run of `k15 rl` and no folder of `k15 eval watch`"),
+        ("eval", ["model.path=m"], "is no run of `k15 rl` and no folder of `k15 eval watch`"),
+        ("eval", ["watch=runs/rl"], "no checkpoint has been evaluated"),
+        ("rl", [], "no checkpoint has been evaluated, so none can be chosen. Set eval.every"),
+    ],
+)
+def test_a_folder_without_checkpoints_to_choose_from(command, words, says, tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(compose_as(COMMANDS[command], command, words)))
+    with pytest.raises(DataError, match=says):
+        best(evaluated(tmp_path, "greedy"))
 
 
 @pytest.mark.parametrize(
