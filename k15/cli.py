@@ -13,7 +13,7 @@ from typing import Any
 from k15.config.commands import COMMANDS
 from k15.config.values import check_names
 from k15.config.words import quoted
-from k15.errors import ConfigError, K15Error, unknown_name
+from k15.errors import ConfigError, K15Error, system_error, unknown_name
 from k15.launch.hetjob import check_rollout_nodes
 from k15.launch.local import adopt
 
@@ -58,7 +58,8 @@ USAGE = """usage: k15 COMMAND [words]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors that k15 raises on purpose are printed without a traceback, exit code 2."""
+    """Run a command; errors that k15 raises on purpose are printed without a traceback, exit code 2; so are those of
+    the system (a full disk, a folder that cannot be written), exit code 1."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -94,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except K15Error as error:
         print(f"k15 {command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if (said := system_error(error)) is None:
+            raise
+        print(f"k15 {command}: {said}", file=sys.stderr)
+        return 1
 
 
 def run_hydra(command: str, words: list[str]) -> int:

@@ -1,5 +1,7 @@
 """The exceptions k15 raises for users, and the exit code that asks for another run. Invariants use `assert`."""
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -38,6 +40,32 @@ class WeightsError(K15Error, RuntimeError):
 
 class SandboxError(K15Error, RuntimeError):
     """The sandbox cannot give the isolation, the image or the language that was asked for."""
+
+
+TRACE = "K15_TRACE"
+"""Set in the environment, errors of the system are shown with the place in k15 that they come from."""
+
+_SYSTEM = {
+    errno.ENOSPC: "Make room, or give a folder elsewhere", errno.EDQUOT: "Make room, or give a folder elsewhere",
+    errno.EACCES: "Give a path that this user may use", errno.EPERM: "Give a path that this user may use",
+    errno.EROFS: "Give a folder that can be written to", errno.ENOTDIR: "A part of this path is a file: give another path",
+    errno.EISDIR: "A folder is where a file should be: give another path",
+    errno.EEXIST: "Something is there already: give another path",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+}  # fmt: skip
+
+
+def system_error(error: OSError) -> str | None:
+    """What to say in place of a traceback: path, reason, remedy. None where that is all there is to go by: an error without a
+    number, or K15_TRACE is set."""
+    if error.errno is None or TRACE in os.environ:
+        return None
+    names = " -> ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
+    remedy = f" {_SYSTEM[error.errno]}." if error.errno in _SYSTEM else ""
+    return (
+        f"{names + ': ' if names else ''}{error.strerror}.{remedy} What was written until now is kept; {TRACE}=1 shows where "
+        "this came from."
+    )
 
 
 def unknown_name(what: str, value: object, allowed: Iterable[object]) -> ConfigError:

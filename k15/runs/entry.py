@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from k15.config.commands import COMMANDS
 from k15.config.compose import typed
-from k15.errors import K15Error
+from k15.errors import K15Error, system_error
 from k15.log.sweep import mark_finished
 from k15.node.rendezvous import JobIdentity
 
@@ -23,7 +23,7 @@ POINT = "K15_SWEEP_POINT"  # k15.launch.sweep has the same: this is a point of a
 
 def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
     """`run` on the typed config; ends the process with its exit code where that is not 0, 2 for an error raised on purpose,
-    130 for Ctrl-C.
+    130 for Ctrl-C, 1 for an error of the system.
 
     A multirun point gets Hydra's folder of that point as its run folder.
     """
@@ -38,6 +38,11 @@ def enter(command: str, config: DictConfig, run: Callable[[Any], int]) -> int:
             mark_finished(Path(os.environ[POINT]))
     except K15Error as error:  # here, since Hydra would print its own traceback
         print(f"k15 {command}: {error}", file=sys.stderr)
+    except OSError as error:
+        if (said := system_error(error)) is None:
+            raise
+        print(f"k15 {command}: {said}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:  # a traceback would hide what the run has said of going on
         print(f"k15 {command}: interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -1,5 +1,6 @@
 """The words after `k15`: what is a setting, what is for Hydra, and one line for each wrong word."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,9 +9,12 @@ from omegaconf import OmegaConf
 
 from k15.cli import main
 from k15.config.compose import compose_as, compose_run, to_yaml
+from k15.config.curate import CurateConfig
 from k15.config.sft import SftConfig
-from k15.errors import ConfigError
+from k15.errors import TRACE, ConfigError, system_error
 from k15.launch.local import adopt
+from k15.runs import curate
+from k15.runs.entry import enter
 from k15.runs.sft import run
 
 HINTS = {
@@ -183,3 +187,28 @@ def test_a_cluster_in_a_box_is_used_only_if_it_alone_answers(
     assert adopt() == (conf if case == "found" else None)
     assert environment.get("SLURM_CONF") == (str(conf) if case == "found" else before)
     assert capsys.readouterr().err.count(f"export SLURM_CONF={conf}") == (case == "found")
+
+
+def test_an_error_of_the_system_is_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where words are checked, and within Hydra's main."""
+    words = [f"sources=[{'a' * 300}]", f"run_dir={tmp_path}"]
+    config = OmegaConf.structured(compose_as(CurateConfig, "curate", words))
+    assert main(["curate", *words]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        enter("curate", config, curate.run)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("k15 curate: aaa" in line and "File name too long." in line for line in lines), lines
+    monkeypatch.setenv(TRACE, "1")
+    with pytest.raises(OSError, match="too long"):
+        main(["curate", *words])
+    with pytest.raises(OSError, match="too long"):
+        enter("curate", config, curate.run)
+
+
+def test_an_error_of_the_system_names_path_reason_and_remedy() -> None:
+    assert "out/x: No space left on device. Make room" in str(
+        system_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/x"))
+    )
+    assert system_error(TimeoutError("not of a file")) is None
