@@ -223,15 +223,18 @@ def one_curve(metric: str, y_label: str, colour: str, meaning: str, form: str = 
 
 def loss(run: RunData) -> tuple[Canvas, str]:
     canvas, axes = ps.new_figure(*FULL, columns=2)
-    said = []
+    said, (held_x, held_y) = [], run.series("eval_loss")  # of fine-tuning
+    if held_y:
+        axes[0].plot(held_x, held_y, color=ps.RUST, label="held-out", **ps.markers(held_x))
+        said.append(change("held-out loss", held_x, held_y, "{:.4g}"))
     for ax, metric, name, colour in zip(
         axes, ("loss", "grad_norm"), ("Loss", "Gradient norm"), (ps.BLUE, ps.PURPLE), strict=True
     ):
         x, y = run.series(metric)
         if y:
-            ps.curve(ax, x, y, name, colour)
+            ps.curve(ax, x, y, "training" if metric == "loss" else name, colour)
         said.append(change(name.lower(), x, y, "{:.4g}"))
-        ps.finish(ax, title=name, legend=False)
+        ps.finish(ax, title=name, legend=metric == "loss" and bool(held_y))
     return canvas, sentences(*said, "the gradient norm is the one before clipping")
 
 
@@ -272,7 +275,7 @@ def partial(run: RunData) -> tuple[Canvas, str]:
 CANARY = "mean difference between engine and trainer log-probabilities of a fixed text after each hand-off"
 FIGURES = (
     Figure("accuracy_length", "Accuracy and response length", "Learning",
-           ("eval_*", "accuracy", "response_length_mean"), accuracy_length, wide=True),
+           ("eval_greedy_*", "eval_sampled_*", "accuracy", "response_length_mean"), accuracy_length, wide=True),
     Figure("reward_parts", "Reward by part", "Learning", ("reward_*",), reward_parts),
     Figure("finish_reasons", "How responses end", "Learning", ("finish_*",), finish_reasons),
     Figure("length_histogram", "Response lengths, first and last", "Learning", ("rollouts",), length_histogram),
@@ -283,7 +286,7 @@ FIGURES = (
            one_curve("kl", "nats a token", ps.PURPLE, "divergence from the iteration's reference weights", "{:.4f}")),
     Figure("entropy", "Entropy", "Policy", ("entropy",),
            one_curve("entropy", "nats a token", ps.GREEN, "mean entropy of the next-token distribution")),
-    Figure("loss", "Loss and gradient norm", "Policy", ("loss", "grad_norm"), loss, wide=True),
+    Figure("loss", "Loss and gradient norm", "Policy", ("loss", "eval_loss", "grad_norm"), loss, wide=True),
     Figure("phase_times", "Time by phase", "System", ("time_*",), phase_times, wide=True),
     Figure("tokens_per_s", "Generation speed", "System", ("tokens_per_s",),
            one_curve("tokens_per_s", "tokens/s", ps.BLUE, "sampled tokens over the rollout phase", "{:,.0f}")),

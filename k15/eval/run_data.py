@@ -178,6 +178,10 @@ def headline(run: RunData) -> str:
         if h.lengths[0] is not None and h.lengths[-1] is not None and h.gain is not None:
             line += f"; length {h.lengths[0]:.1f} -> {h.lengths[-1]:.1f} tokens"
         lines.append(line)
+    x, y = run.series("eval_loss")
+    if y:
+        line = f"held-out loss: {y[0]:.4g} (iteration {x[0]})"
+        lines.append(line if len(y) == 1 else f"{line} -> {y[-1]:.4g} (iteration {x[-1]})")
     return "\n".join(lines) if lines else "no held-out evaluation has been made"
 
 

@@ -122,6 +122,17 @@ def test_config_only(tmp_path):
     assert not list((tmp_path / "report" / "figures").iterdir())
 
 
+def test_a_fine_tuning_run_shows_its_held_out_loss(tmp_path, capsys):
+    with MetricsWriter(tmp_path) as w:
+        w.write({"iteration": 0, "eval_loss": 2.5, "eval_n": 7})
+        w.write({"iteration": 24, "loss": 1.0, "eval_loss": 1.25, "eval_n": 7})
+    assert main([str(tmp_path)]) == 0
+    assert "held-out loss: 2.5 (iteration 0) -> 1.25 (iteration 24)" in capsys.readouterr().out
+    drawn = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
+    assert "loss.png" in drawn and "accuracy_length.png" not in drawn, drawn
+    assert "Held-out loss fell from 2.5 (iteration 0) to 1.25 (iteration 24)" in Page(tmp_path / "report" / "index.html").text
+
+
 def test_run_in_its_first_iterations(tmp_path):
     """No config, no second evaluation, one training line, a torn line, no scored rollout."""
     with MetricsWriter(tmp_path) as w:
