@@ -10,7 +10,7 @@ The same sources, settings and seed give the same files, bit for bit.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from k15.runs.curate_asked import asked, engine_tokenizer, some_left
 from k15.runs.entry import enter
 from k15.runs.signalled import end_when_signalled
 
+BAD_ROWS = "bad_rows.txt"
 log = get_logger("curate")
 
 
@@ -71,7 +72,7 @@ def run(cfg: CurateConfig) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     end_when_signalled()
     funnel = Funnel()
-    bad_rows = run_dir / "bad_rows.txt"
+    bad_rows = run_dir / BAD_ROWS  # of the latest start; the version has its own
     rows = read_sources(cfg, funnel, bad_rows)
     for stage in (without_kinds, without_leaks, without_duplicates, without_evaluation):
         rows = stage(rows, cfg, funnel)
@@ -82,10 +83,11 @@ def run(cfg: CurateConfig) -> int:
         log.warning("what was answered is kept in %s: the same words go on from there", run_dir)
         raise
     chosen = _balance(cfg, rows, tags, funnel)
-    folder, new = _store(cfg, [rows[i] for i in chosen], [tags[i] for i in chosen], [rates[i] for i in chosen], funnel)
+    beside = {BAD_ROWS: bad_rows.read_text()} if bad_rows.exists() else {}
+    folder, new = _store(cfg, [rows[i] for i in chosen], [tags[i] for i in chosen], [rates[i] for i in chosen], funnel, beside)
     print(funnel.table())
-    if bad_rows.exists():
-        print(f"rows that could not be used, and why: {bad_rows}")
+    if beside:
+        print(f"rows that could not be used, and why: {folder / BAD_ROWS}")
     print(f"{len(chosen):,d} prompts: {folder}{'' if new else ' (as before: nothing has changed)'}; read them with data=jsonl "
           f"data.path={cfg.store}, see {folder / 'funnel.md'}")  # fmt: skip
     return 0
@@ -107,10 +109,11 @@ def _balance(cfg: CurateConfig, rows: Sequence[Row], tags: Sequence[str], funnel
 
 
 def _store(
-    cfg: CurateConfig, rows: Sequence[Row], tags: Sequence[str], rates: Sequence[float | None], funnel: Funnel
-) -> tuple[Path, bool]:
-    """Write the version; no dates, hosts or absolute paths, so that equal work gives equal bytes. A pass rate that was measured
-    takes the place of the source's own labels."""
+    cfg: CurateConfig, rows: Sequence[Row], tags: Sequence[str], rates: Sequence[float | None], funnel: Funnel,
+    beside: Mapping[str, str],
+) -> tuple[Path, bool]:  # fmt: skip
+    """Write the version, with the files `beside`; no dates, hosts or absolute paths, so that equal work gives equal bytes. A pass
+    rate that was measured takes the place of the source's own labels."""
     lines = []
     for row, tag, rate in zip(rows, tags, rates):
         record: dict[str, object] = {"id": row.id, "prompt": row.text, "answer": row.answer, "domain": row.domain}
@@ -130,6 +133,7 @@ def _store(
         PROMPTS: "".join(lines),
         "funnel.json": json.dumps({"stages": funnel.as_dict(), "tags": dict(sorted(Counter(tags).items()))}, indent=1) + "\n",
         "funnel.md": funnel.markdown(dict(Counter(tags))),
+        **beside,
     }
     return add_version(Path(cfg.store), files, manifest)
 

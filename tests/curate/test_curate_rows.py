@@ -1,6 +1,7 @@
 """What is made of a row before a model is asked: its labels, options, domain, and what becomes of copies and of bad rows."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -152,10 +153,11 @@ def test_all_bad_rows_are_named_in_a_file(tmp_path: Path, capsys):
     source = write(tmp_path / "s.jsonl", [*good, *bad])
     assert sum(isinstance(r, BadRow) for r in read(source, FieldsConfig())) == 12
     assert run(settings(tmp_path, sources=f"[{source}]", on_bad_row="skip")) == 0
-    file = tmp_path / "run" / "bad_rows.txt"
-    assert str(file) in capsys.readouterr().out
+    file, kept = tmp_path / "run" / "bad_rows.txt", tmp_path / "store" / "v1" / "bad_rows.txt"
+    assert file.read_text() == kept.read_text() and str(kept) in capsys.readouterr().out
     named = [line.split("\t") for line in file.read_text().splitlines()]
     assert [where for where, _ in named] == [f"{source}:{n}" for n in range(31, 43)]
     assert "no answer" in named[0][1] and "not JSON" in named[1][1] and "field `note` holds half a character" in named[2][1]
     assert stages(tmp_path / "store" / "v1")["read"]["reasons"] == {"repeated row": 29, "unreadable": 12}
     assert run(settings(tmp_path, sources=f"[{write(tmp_path / 's.jsonl', good)}]", on_bad_row="skip")) == 0 and not file.exists()
+    assert len(kept.read_text().splitlines()) == 12 and "bad_rows.txt" not in os.listdir(tmp_path / "store" / "v2")
