@@ -70,6 +70,7 @@ class Node:
         self._leave: asyncio.Task | None = None
         self._asking: asyncio.Task | None = None
         self._to_save = False  # asked for, perhaps before there is a controller
+        self._interrupted = False
         self._store: Store | None = None
         self._held: Held | None = None
         self._versions: Versions | None = None
@@ -180,6 +181,8 @@ class Node:
         self._pass_on()
         code = await child.process.wait()
         self.exit_code = code if code >= 0 else 128 - code
+        if self._interrupted and code == REQUEUE:
+            self.exit_code = 128 + signal.SIGINT
         if code < 0:
             log.error("the controller was killed by signal %d; the job ends", -code)
 
@@ -206,9 +209,19 @@ class Node:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._terminate, number)
+        loop.add_signal_handler(signal.SIGTERM, self._terminate, signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGUSR1, self._save_and_stop)
+
+    def _interrupt(self) -> None:
+        """Ctrl-C outside Slurm: the controller saves, then all ends. A second one, or one before there is a controller, ends it
+        at once."""
+        if self.identity.in_slurm or self._interrupted or self._controller is None:
+            self._terminate(signal.SIGINT)
+            return
+        self._interrupted = True
+        log.warning("interrupted: the run is saved, which may take a while, and then ends; Ctrl-C again ends it at once")
+        self._save_and_stop()
 
     def _terminate(self, number: signal.Signals) -> None:
         self.exit_code = 128 + number
@@ -227,7 +240,8 @@ class Node:
     def _pass_on(self) -> None:
         process = self._controller
         if self._to_save and process is not None and process.returncode is None and self._asking is None:
-            log.info("signal before the time limit: asking the controller to save")
+            if not self._interrupted:
+                log.info("signal before the time limit: asking the controller to save")
             self._asking = asyncio.get_running_loop().create_task(_ask_to_save(process))
 
     async def _ask_to_leave(self) -> None:

@@ -123,6 +123,6 @@ async def _ending(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Interrupted:
-        log.warning("stopped by the signal before the time limit; everything is saved, the job is to be requeued")
+        log.warning("stopped by the signal to save; everything is saved, another start goes on from there")
         end_within(ENDING_S)
         raise

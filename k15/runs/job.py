@@ -6,6 +6,7 @@ In Slurm there is one task a node; outside it, one node. Each composes the same 
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from k15.config.compose import from_yaml, to_yaml
 from k15.config.job import gpu_is_here
 from k15.config.values import get
 from k15.data.versions import is_version_of, pinned
-from k15.errors import ConfigError
+from k15.errors import REQUEUE, ConfigError
 from k15.log import get_logger
 from k15.node.rendezvous import JobIdentity
 from k15.runs.hold import held
-from k15.runs.state import has_checkpoint
+from k15.runs.state import has_checkpoint, newest_iteration
 
 MAY_CHANGE = (
     "cluster", "log", "save", "eval", "name", "run_dir", "dry_run", "parallel.ranks_per_node", "parallel.recompute",
@@ -29,6 +30,7 @@ MAY_CHANGE = (
 """Settings in which a resumed run may differ from the one that wrote its checkpoints."""
 STORES = ("data.path", "data.eval_path")
 """Settings, where a command has them, that may name a prompt store."""
+STOPPED = (REQUEUE, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 log = get_logger("job")
 Config = TypeVar("Config")
 
@@ -61,7 +63,13 @@ class Job:
             return self._be_node(cfg, run_dir, identity)
         with held(run_dir, identity):
             prepare_folder(cfg, run_dir, self.may_change)
-            return self._be_node(cfg, run_dir, identity)
+            log.info(
+                "the run is kept in %s; stopped, the same words with run_dir=%s go on from its last checkpoint", run_dir, run_dir
+            )
+            code = self._be_node(cfg, run_dir, identity)
+            if code in STOPPED and not identity.in_slurm:  # there a requeued job goes on by itself
+                log.warning(going_on(run_dir))
+            return code
 
     def _be_node(self, cfg: Any, run_dir: Path, identity: JobIdentity) -> int:
         from k15.node.service import Node  # brings torch: after the checks
@@ -72,6 +80,16 @@ class Job:
             weights=getattr(cfg, "weights", None),  # of commands that hand weights to engines
         )  # fmt: skip
         return asyncio.run(node.run())
+
+
+def going_on(run_dir: Path) -> str:
+    """Of a run that was stopped: what is kept of it, and how it goes on."""
+    iteration = newest_iteration(run_dir)
+    if iteration is None:
+        return f"stopped before the first checkpoint: the same words with run_dir={run_dir} begin anew"
+    return (
+        f"stopped; the last checkpoint is iteration {iteration} of {run_dir}: the same words with run_dir={run_dir} go on from it"
+    )
 
 
 def run_folder(name: str, given: str | None, identity: JobIdentity) -> Path:

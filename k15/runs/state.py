@@ -53,6 +53,12 @@ def has_checkpoint(run_dir: Path) -> bool:
     return any((run_dir / "checkpoints").glob("*-iteration-*"))
 
 
+def newest_iteration(run_dir: Path) -> int | None:
+    """The iteration of the newest checkpoint, by its folder's name; None where there is none."""
+    newest = max((p.name for p in (run_dir / "checkpoints").glob("*-iteration-*")), default=None)
+    return None if newest is None else int(newest.rsplit("-", 1)[1])
+
+
 class Checkpoints(Generic[State]):
     """Write, find and prune the checkpoints of one run folder; `kind` is the controller's part of one."""
 

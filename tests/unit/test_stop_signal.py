@@ -12,11 +12,13 @@ import pytest
 
 from k15.config.schema import ClassicConfig, RewardConfig
 from k15.errors import REQUEUE, ClusterError, TrainerError
+from k15.node.children import Children
 from k15.node.rendezvous import JobIdentity
 from k15.node.service import Node
 from k15.runs.classic import served_classic
 from k15.runs.exports import linked
 from k15.runs.head import Interrupted, heeded
+from k15.runs.job import going_on
 from k15.runs.trainer_client import TrainerClient
 
 CONTROLLER = """
@@ -108,8 +110,6 @@ def test_a_signal_before_there_is_a_controller_reaches_it(tmp_path, monkeypatch)
     monkeypatch.setattr("k15.node.service.AGAIN_S", 0.1)
 
     async def job() -> int:
-        from k15.node.children import Children
-
         node = Node(JobIdentity("local-1", 0, 1, 0), tmp_path, "cpu", controller="saver")
         node._save_and_stop()
 
@@ -120,6 +120,46 @@ def test_a_signal_before_there_is_a_controller_reaches_it(tmp_path, monkeypatch)
         return node.exit_code
 
     assert asyncio.run(job()) == REQUEUE
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_first_interrupt_saves_and_the_second_ends_at_once(times, tmp_path, monkeypatch):
+    """A real child, which writes that it has saved."""
+    (tmp_path / "saver.py").write_text(
+        "import pathlib, signal, sys, time\nhere = pathlib.Path(sys.argv[1])\n"
+        "def save(*_):\n    time.sleep(1)\n    (here / 'saved').touch()\n    sys.exit(85)\n"
+        "signal.signal(signal.SIGUSR1, save)\n(here / 'ready').touch()\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def job() -> None:
+        node = Node(JobIdentity("local-1", 0, 1, 0), tmp_path, "cpu", controller="saver")
+        node._handle_signals()
+
+        class Agent:
+            children = Children(tmp_path / "logs")
+
+        running = asyncio.create_task(node._run_controller(Agent()))
+        while not (tmp_path / "ready").exists():
+            await asyncio.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.1)
+        if times == 1:
+            await asyncio.wait_for(running, 30)
+        assert node.stopping.is_set() == (times == 2) and (tmp_path / "saved").exists() == (times == 1)
+        assert node.exit_code == 130
+        running.cancel()
+        await Agent.children.stop_all()
+
+    asyncio.run(job())
+
+
+def test_a_stopped_run_names_its_last_checkpoint(tmp_path):
+    assert "before the first checkpoint" in going_on(tmp_path)
+    for name in ("00001-iteration-00003", "00010-iteration-00012", "partial-00011"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert f"iteration 12 of {tmp_path}: the same words with run_dir={tmp_path} go on" in going_on(tmp_path)
 
 
 def test_a_node_is_cleaned_though_its_weights_cannot_be(tmp_path, caplog):
