@@ -6,7 +6,7 @@ from k15.config.check import data_is_read, model_config
 from k15.config.engines import check_engines, heads_divide
 from k15.config.job import signal_comes_before_the_end
 from k15.config.schema import ClusterConfig, DataConfig, ModelConfig, RewardConfig, RolloutConfig, SandboxConfig
-from k15.config.values import CHOICES, get, require
+from k15.config.values import CHOICES, check_shared, get, require
 from k15.errors import ConfigError
 
 _CHOICES = {k: CHOICES[k] for k in ("data.kind", "data.on_bad_row", "cluster.kind", "cluster.device", "model.dtype")}
@@ -14,8 +14,8 @@ _POSITIVE = (
     "samples", "chunk_prompts", "start_timeout_s", "model.max_context_tokens", "rollout.temperature",
     "rollout.max_response_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
     "rollout.request_timeout_s", "rollout.silence_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size",
-    "rollout.gpu_memory_utilization", "reward.workers", "reward.timeout_s", "cluster.nodes", "cluster.time_min",
-    "data.train_size",
+    "rollout.gpu_memory_utilization", "rollout.budget_tokens", "reward.workers", "reward.timeout_s", "reward.memory_gb",
+    "data.train_size", "data.eval_size",
 )  # fmt: skip
 
 
@@ -42,8 +42,9 @@ class AnswersConfig:
 
 def check_answers(cfg: AnswersConfig, command: str) -> None:
     """All rules but those of the data itself. Raises ConfigError."""
-    require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed", "cluster.signal_before_s"),
+    require(cfg, choices=_CHOICES, positive=_POSITIVE, not_negative=("seed", "rollout.max_retries"),
             fractions=("rollout.top_p", "rollout.gpu_memory_utilization", "data.eval_fraction"))  # fmt: skip
+    check_shared(cfg)
     if cfg.limit is not None and cfg.limit < 1:
         raise ConfigError(f"limit is {cfg.limit}, but it must be at least 1, or null for all prompts.")
     if cfg.model.path is None:

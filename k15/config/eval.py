@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 
 from k15.config.schema import ClusterConfig, SandboxConfig
 from k15.config.services import check_url
-from k15.config.values import CHOICES
+from k15.config.values import CHOICES, check_shared
 from k15.errors import ConfigError, unknown_name
 
 APIS = ("chat", "completions")
@@ -102,6 +102,7 @@ def check_eval(cfg: EvaluationConfig, nodes: int) -> None:
         if value not in allowed:
             raise unknown_name(key, value, allowed)
     _check_numbers(cfg)
+    check_shared(cfg)
     if nodes != 1:
         raise ConfigError(f"eval runs on one node, but there are {nodes}. Set cluster.nodes=1; engine.count starts more servers.")
     if cfg.engine.url is not None:
@@ -131,8 +132,7 @@ def _check_numbers(cfg: EvaluationConfig) -> None:
         "engine.tensor_parallel": e.tensor_parallel, "engine.concurrency": e.concurrency, "engine.block_size": e.block_size,
         "engine.kv_cache_bytes": e.kv_cache_bytes, "engine.gpu_memory_utilization": e.gpu_memory_utilization,
         "engine.start_timeout_s": e.start_timeout_s, "engine.request_timeout_s": e.request_timeout_s,
-        "sandbox.workers": cfg.sandbox.workers, "sandbox.patience_s": cfg.sandbox.patience_s, "cluster.nodes": cfg.cluster.nodes,
-        "cluster.time_min": cfg.cluster.time_min, **{f"pass_at[{i}]": k for i, k in enumerate(cfg.pass_at)},
+        **{f"pass_at[{i}]": k for i, k in enumerate(cfg.pass_at)},
     }  # fmt: skip
     for key, value in positive.items():
         if value is not None and not (value > 0 and math.isfinite(value)):
@@ -140,6 +140,8 @@ def _check_numbers(cfg: EvaluationConfig) -> None:
     for key, value in (("sampling.top_p", s.top_p), ("engine.gpu_memory_utilization", e.gpu_memory_utilization)):
         if value > 1:
             raise ConfigError(f"{key} is {value}, but it is a fraction: give a number above 0 and up to 1.")
+    if cfg.lm_eval.num_fewshot is not None and cfg.lm_eval.num_fewshot < 0:
+        raise ConfigError(f"lm_eval.num_fewshot is {cfg.lm_eval.num_fewshot}; it must be at least 0, or null for the task's own.")
     if s.temperature is not None and not (s.temperature >= 0 and math.isfinite(s.temperature)):
         raise ConfigError(f"sampling.temperature is {s.temperature}; it must be 0 (greedy) or more.")
     if s.temperature == 0 and s.samples is not None and s.samples > 1:

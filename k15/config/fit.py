@@ -15,7 +15,7 @@ from k15.config.job import (
     signal_comes_before_the_end,
 )
 from k15.config.schema import AlgoConfig
-from k15.config.values import CHOICES, require
+from k15.config.values import CHOICES, check_shared, require
 from k15.errors import ConfigError
 
 
@@ -72,10 +72,10 @@ FIT_CHOICES = {key: CHOICES[key] for key in ("cluster.kind", "cluster.device", "
 }
 FIT_POSITIVE = (
     "fit.eps", "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
-    "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "cluster.cpus_per_task", "save.every", "save.keep",
+    "model.max_context_tokens", "save.every", "save.keep",
     "eval.every", "eval.size",
 )  # fmt: skip
-FIT_NOT_NEGATIVE = ("seed", "fit.weight_decay", "fit.clip_grad", "cluster.signal_before_s")
+FIT_NOT_NEGATIVE = ("seed", "fit.weight_decay", "fit.clip_grad")
 STAGE_POSITIVE = ("context_tokens", "batch_tokens", "lr")
 
 
@@ -88,6 +88,12 @@ def check_fit(cfg: Any, stages: Mapping[str, StageConfig]) -> dict[str, object]:
         cfg, choices=FIT_CHOICES, positive=FIT_POSITIVE, not_negative=FIT_NOT_NEGATIVE, fractions=("data.eval_fraction",),
         below_one=("fit.beta1", "fit.beta2"),
     )  # fmt: skip
+    check_shared(cfg)
+    if cfg.data.eval_fraction == 1 and not cfg.data.eval_paths:
+        raise ConfigError(
+            "data.eval_fraction is 1, which leaves no example to train on. Give a smaller one, or the held-out examples as "
+            "data.eval_paths=[held_out.jsonl]."
+        )
     for name, stage in stages.items():
         require(cfg, positive=[f"{name}.{key}" for key in STAGE_POSITIVE], fractions=(f"{name}.rise",),
                 not_negative=(f"{name}.epochs", f"{name}.final_lr"))  # fmt: skip

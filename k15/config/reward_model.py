@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 
 from k15.config.compose import compose_as, settings
 from k15.config.schema import ClusterConfig, ModelConfig, ParallelConfig
-from k15.config.values import get, require
+from k15.config.values import check_shared, get, require
 from k15.errors import ConfigError
 
 KINDS = ("classic", "cot")
@@ -96,6 +96,7 @@ def check_reward_model(cfg: RewardModelConfig, nodes: int = 1) -> None:
     positive = [key for key in positive if isinstance(get(cfg, key), int | float)]
     require(cfg, choices=choices, positive=[*positive, "parallel.ranks_per_node", "judge.votes", "judge.max_tokens"],
             not_negative=("fit.weight_decay", "seed", "judge.retries"))  # fmt: skip
+    check_shared(cfg)
     if "auto" not in (cfg.device, cfg.cluster.device) and cfg.device != cfg.cluster.device:
         raise ConfigError(f"device is {cfg.device}, but cluster.device is {cfg.cluster.device}; give one of the two.")
     if cfg.data.eval_path is not None and cfg.data.path is None:

@@ -9,6 +9,7 @@ from k15.config.schema import ClusterConfig, LogConfig, ModelConfig, ParallelCon
 from k15.errors import ConfigError, unknown_name
 
 EXAMPLE = "data.paths=[train.jsonl]"
+MOST_OFTEN = 10_000  # that an epoch sees a row
 LONG = ("error", "skip", "split")
 
 
@@ -95,6 +96,6 @@ def check_sft(cfg: SftConfig) -> dict[str, object]:
         raise ConfigError(
             f"data.weights has {len(data.weights)} numbers for {len(data.paths)} files in data.paths; give one each."
         )
-    if any(not 0 <= w < float("inf") for w in data.weights) or (data.weights and not any(data.weights)):
-        raise ConfigError(f"data.weights is {list(data.weights)}; weights are at least 0, and one must be above.")
+    if any(not 0 <= w <= MOST_OFTEN for w in data.weights) or (data.weights and not any(data.weights)):
+        raise ConfigError(f"data.weights is {list(data.weights)}; weights are from 0 to {MOST_OFTEN}, and one must be above 0.")
     return model

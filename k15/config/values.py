@@ -35,20 +35,18 @@ POSITIVE = (
     "algo.micro_batch_tokens", "algo.lr", "algo.eps", "rollout.temperature", "rollout.max_response_tokens",
     "rollout.budget_tokens", "rollout.engines_per_node", "rollout.tensor_parallel", "rollout.max_concurrent",
     "parallel.ranks_per_node", "parallel.tensor", "parallel.pipeline", "parallel.expert", "parallel.context",
-    "model.max_context_tokens", "cluster.nodes", "cluster.time_min", "save.every", "save.keep", "eval.every",
+    "model.max_context_tokens", "save.every", "save.keep", "eval.every",
     "eval.size", "eval.samples", "data.train_size", "data.eval_size", "reward.workers", "reward.timeout_s", "reward.memory_gb",
     "reward.correct",
     "rollout.request_timeout_s", "rollout.silence_timeout_s", "rollout.kv_cache_bytes", "rollout.block_size",
     "rollout.gpu_memory_utilization",
-    "sandbox.workers", "sandbox.queue_size", "sandbox.patience_s", "sandbox.queue_patience_s", "cluster.cpus_per_task",
     *POSITIVE_IN_TINY,
 )  # fmt: skip
-POSITIVE_OR_NULL = ("rollout.canary_tolerance", "cluster.mem_gb")
+POSITIVE_OR_NULL = ("rollout.canary_tolerance",)
 POSITIVE_IN_WARMUP = ("warmup.steps", "warmup.batch_size", "warmup.lr")  # the tiny model's only
 NOT_NEGATIVE = (
     "seed", "algo.weight_decay", "algo.clip_grad", "rollout.max_retries", "reward.repetition_penalty", "reward.length.weight",
-    "reward.length.warmup_iterations", "sampler.warmup_iterations", "cluster.signal_before_s", "cluster.rejoin_min",
-    "warmup.min_lr", "sandbox.restarts",
+    "reward.length.warmup_iterations", "sampler.warmup_iterations", "warmup.min_lr",
 )  # fmt: skip
 FRACTIONS = (
     "rollout.top_p",
@@ -61,7 +59,15 @@ FRACTIONS = (
     "rollout.gpu_memory_utilization",
 )
 BELOW_ONE = ("algo.beta1", "algo.beta2")
-AT_MOST = {"data.train_size": 1_000_000, "data.eval_size": 1_000_000}  # generated and held in memory by every controller
+AT_MOST = {
+    "data.train_size": 1_000_000, "data.eval_size": 1_000_000,  # generated and held in memory by every controller
+    "parallel.ranks_per_node": 1024, "workers": 1024, "reward.workers": 1024, "sandbox.workers": 1024,  # processes of a node
+    "stage.epochs": 10_000, "stages.first.epochs": 10_000, "stages.second.epochs": 10_000,  # the schedule is made as a whole
+}  # fmt: skip
+SHARED = {  # sections of several commands: (positive, at least 0), where they are not null
+    "cluster": (("nodes", "time_min", "cpus_per_task", "mem_gb"), ("signal_before_s", "rejoin_min")),
+    "sandbox": (("workers", "queue_size", "patience_s", "queue_patience_s"), ("restarts",)),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -104,6 +110,22 @@ def require(
             raise ConfigError(f"{key} is {value}, but it is a fraction: give a number from 0 to 1.")
 
 
+def check_shared(cfg: object) -> None:
+    """The rules of SHARED and AT_MOST, for the settings that the command has. Raises ConfigError."""
+    for section, (positive, not_negative) in SHARED.items():
+        held = getattr(cfg, section, None)
+        keys = [[f"{section}.{k}" for k in names if getattr(held, k, None) is not None] for names in (positive, not_negative)]
+        require(cfg, positive=keys[0], not_negative=keys[1])
+    for key, most in AT_MOST.items():
+        *sections, last = key.split(".")
+        held = cfg
+        for section in sections:
+            held = getattr(held, section, None)
+        value = getattr(held, last, None)
+        if value is not None and value > most:
+            raise ConfigError(f"{key} is {value}, but it must be at most {most}. Give {key}={most} or less.")
+
+
 def check_names(name: str, run_dir: str | None) -> None:
     """`name` becomes a part of file and job names, `run_dir` a folder. Raises ConfigError where they cannot."""
     if _NAME.fullmatch(name) is None:
@@ -129,10 +151,6 @@ def check_values(cfg: RunConfig) -> None:
     require(
         cfg, choices=CHOICES, positive=positive, not_negative=NOT_NEGATIVE, below_one=BELOW_ONE, fractions=FRACTIONS
     )  # fmt: skip
-    for key, most in AT_MOST.items():
-        if get(cfg, key) > most:  # type: ignore[operator]
-            raise ConfigError(
-                f"{key} is {get(cfg, key)}, but at most {most} problems can be generated. Give {key}={most} or less."
-            )
+    check_shared(cfg)
     if not math.isfinite(cfg.reward.custom_weight):
         raise ConfigError(f"reward.custom_weight is {cfg.reward.custom_weight}, but it must be a finite number.")

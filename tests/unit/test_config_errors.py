@@ -14,8 +14,11 @@ from k15.config.check import check, model_config
 from k15.config.commands import COMMANDS
 from k15.config.compose import compose_as, compose_run, from_yaml, listed, to_yaml
 from k15.config.curate import CurateConfig
+from k15.config.eval import check_eval
+from k15.config.reward_model import check_reward_model
 from k15.config.schema import TinyModelConfig
-from k15.config.sft import SftConfig
+from k15.config.sft import SftConfig, check_sft
+from k15.config.shortest import check_shortest
 from k15.config.words import quoted
 from k15.data.tiny import write_tiny_model
 from k15.errors import ConfigError, K15Error
@@ -256,6 +259,33 @@ def test_wrong_data_is_refused_before_anything_starts(tmp_path, lines, expected)
         preflight(compose_run(words), nodes=1)
     message = str(caught.value)
     assert all(e in message for e in expected), message
+
+
+OUT_OF_RANGE = [
+    *(f"{command} {word}" for command in ("rl", "sft", "shortest", "eval", "reward_model") for word in
+      ("cluster.cpus_per_task=-4", "cluster.signal_before_s=-1", "cluster.mem_gb=nan")),
+    *(f"{command} {word}" for command in ("rl", "shortest", "eval") for word in
+      ("sandbox.queue_size=-1", "sandbox.restarts=-1", "sandbox.queue_patience_s=nan")),
+    "eval workers=1000000000", "eval lm_eval.num_fewshot=-1", "sft stages.first.epochs=1000000000", "sft data.eval_fraction=1",
+    "sft parallel.ranks_per_node=1000000000", "shortest rollout.max_retries=-1", "shortest rollout.budget_tokens=0",
+    "shortest data.eval_size=-1", "shortest reward.memory_gb=nan",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", OUT_OF_RANGE)
+def test_a_number_that_cannot_be_is_refused_by_every_command(words, tmp_path):
+    command, word = words.split()
+    model = write_tiny_model(tmp_path / "model", TinyModelConfig(), 192)
+    (model / "model.safetensors").write_bytes(b"")
+    named = [f"model.path={model}", "model.max_context_tokens=192"]
+    more = {"sft": [*named, f"data.paths=[{model}/config.json]"], "eval": named,
+            "shortest": [*named, "rollout.max_response_tokens=96"]}.get(command, [])  # fmt: skip
+    checks = {"rl": check, "sft": check_sft, "shortest": check_shortest, "eval": lambda cfg: check_eval(cfg, 1),
+              "reward_model": check_reward_model}  # fmt: skip
+    checks[command](compose_as(COMMANDS[command], command, more))
+    key, value = word.split("=")
+    with pytest.raises(ConfigError, match=rf"^{key} is {value}(\.0)?[,;] "):
+        checks[command](compose_as(COMMANDS[command], command, [*more, word]))
 
 
 def test_a_path_may_have_any_name_without_quotes_of_its_own():
